@@ -1,0 +1,15 @@
+// Run-time choice of the CPU instruction set.
+#pragma once
+
+#include <string_view>
+
+namespace coluber {
+
+enum class CpuIsa { kBase, kAvx2, kAvx512 };
+
+// The best set that this machine and this build have, lowered by COLUBER_ISA. avx512 means F, BW, VL and DQ; whether
+// bf16 dot products are there as well is a separate question.
+CpuIsa selected_isa();
+bool has_avx512_bf16();  // and selected_isa() is kAvx512
+
+}  // namespace coluber
