@@ -1,0 +1,122 @@
+// Reverse-mode differentiation over the explicit op pairs of ops.h.
+//
+// A Var is a handle to a value and, when somebody asked for it, its gradient. A Tape remembers the backward half of
+// every op that ran while it was attached; backward() plays them in reverse and frees what each had saved as it goes.
+// Without a tape the same code is plain inference. The tape refuses what would make it large: broadcasting, in-place
+// writes, lazy evaluation, dtype promotion and higher-order gradients.
+//
+//   Tape tape;
+//   Graph graph{ctx, &tape};
+//   Var loss = model.loss(graph, ids, targets);
+//   tape.backward(ctx, loss);          // parameter.grad() now holds d loss / d parameter, added to what was there
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "coluber/context.h"
+#include "coluber/ops.h"
+#include "coluber/tensor.h"
+
+namespace coluber {
+
+class Var {
+ public:
+  Var() = default;
+  Var(Tensor value, bool requires_grad = false)  // NOLINT: a tensor is a constant Var
+      : node_(std::make_shared<Node>(Node{std::move(value), {}, requires_grad})) {}
+
+  bool defined() const { return node_ != nullptr && node_->value.defined(); }
+  const Tensor& value() const;  // undefined Tensor for an undefined Var
+  bool requires_grad() const { return node_ != nullptr && node_->requires_grad; }
+
+  // Undefined until something has flowed in. Shape and dtype of the value.
+  const Tensor& grad() const { return node_->grad; }
+  void set_grad(Tensor grad) const { node_->grad = std::move(grad); }
+  void set_value(Tensor value) const { node_->value = std::move(value); }
+  // Adds; takes the tensor itself when it is the first and nobody else holds it.
+  void accumulate_grad(Context& ctx, const Tensor& grad) const;
+
+ private:
+  struct Node {
+    Tensor value, grad;
+    bool requires_grad = false;
+  };
+  std::shared_ptr<Node> node_;
+};
+
+class Tape {
+ public:
+  // `backward` reads the gradients of the op's outputs and accumulates those of its inputs.
+  void record(std::function<void(Context&)> backward) { entries_.push_back(std::move(backward)); }
+
+  // Seeds grad(root) with `seed` (default: ones), plays every entry from last to first and clears the tape.
+  void backward(Context& ctx, const Var& root, const Tensor& seed = {});
+  // The same for several roots at once, for example an output and a final state; gradients are set beforehand.
+  void backward_from_grads(Context& ctx);
+
+  std::size_t size() const { return entries_.size(); }
+  void clear() { entries_.clear(); }
+
+ private:
+  std::vector<std::function<void(Context&)>> entries_;
+};
+
+// What a forward pass runs in.
+struct Graph {
+  Context& ctx;
+  Tape* tape = nullptr;          // null: inference
+  bool training = false;         // dropout is on
+  DType compute = DType::kF32;   // of matrix products: kF32 or kBF16
+  std::uint64_t dropout_seed = 0;
+  std::uint64_t dropout_stream = 0;  // advanced by each dropout; set to a function of the step before each pass
+};
+
+// Which tokens belong together; as in ops.h.
+struct Sequences {
+  Tensor cu_seqlens;  // (s+1) i32, optional
+  Tensor resets;      // (b,l) u8, optional
+};
+
+// Differentiable twins of the ops, same names and arguments.
+namespace autograd {
+
+Var linear(Graph& graph, const Var& x, const Var& weight, const Var& bias = {});
+Var embedding(Graph& graph, const Tensor& ids, const Var& table);
+// y and, when `residual_out` is given, x + residual.
+Var norm(Graph& graph, const Var& x, const Var& weight, const Var& bias, const Var& residual, NormKind kind, double eps,
+         Var* residual_out = nullptr);
+Var gated_norm(Graph& graph, const Var& x, const Var& z, const Var& weight, const Var& bias, NormKind kind, double eps,
+               bool norm_before_gate, std::int64_t group_size);
+Var causal_conv1d(Graph& graph, const Var& x, const Var& weight, const Var& bias, bool silu, bool reverse,
+                  const Sequences& sequences, const Var& state_in, Var* state_out);
+
+struct SelectiveScanVars {
+  Var u, dt, A, B, C, D, z, dt_bias, state_in;
+};
+Var selective_scan(Graph& graph, const SelectiveScanVars& vars, bool dt_softplus, bool reverse,
+                   const Sequences& sequences, Var* state_out);
+
+// Parts of the last axis, as views; `sizes` add up to it.
+std::vector<Var> split(Graph& graph, const Var& x, const std::vector<std::int64_t>& sizes);
+Var reshape(Graph& graph, const Var& x, const Shape& shape);
+Var add(Graph& graph, const Var& a, const Var& b);
+Var neg_exp(Graph& graph, const Var& x);  // -e^x: A from A_log
+Var dropout(Graph& graph, const Var& x, double p);
+// sum(x * weights) as an f64 scalar: the loss of gradient checks.
+Var dot(Graph& graph, const Var& x, const Tensor& weights);
+// Mean cross entropy (an f64 scalar) of the head's logits, which are never kept whole.
+Var linear_cross_entropy(Graph& graph, const Var& x, const Var& weight, const Tensor& targets);
+
+}  // namespace autograd
+
+// Compares gradients with central differences in f64. Returns the worst relative error
+// |analytic - numeric| / max(|analytic|, |numeric|, scale) over all elements of all `inputs`,
+// where scale is the largest gradient magnitude of that input. `f` builds the scalar anew from the current values.
+double gradcheck(Context& ctx, const std::vector<Var>& inputs, const std::function<Var(Graph&)>& f,
+                 double step = 1e-4);
+
+}  // namespace coluber

@@ -1,0 +1,136 @@
+// The parts that models are made of: Linear, Norm, the Mamba mixer, a residual block and a stack of them.
+//
+// A module is written once, over Var: with a tape in the Graph it trains, without one it is prefill. `step` (one token,
+// no tape) is its second telling, and the law tests tie the two together. Every forward takes an optional state and
+// gives one back on request; gradients flow through both.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "coluber/autograd.h"
+#include "coluber/config.h"
+#include "coluber/state.h"
+
+namespace coluber {
+
+// A trainable tensor and what the optimiser must know of it.
+struct Parameter {
+  std::string name;          // as in the state-spaces layout, "layers.0.mixer.in_proj.weight"
+  Var var;
+  bool weight_decay = true;  // false for A_log, D, biases and norms
+  bool matrix = false;       // may be stored in 16 bits; the others stay in f32
+};
+using Parameters = std::vector<Parameter>;
+
+// Random numbers for initialisation: each parameter draws from a stream named by its own name, so adding a layer does
+// not change the others.
+struct Init {
+  std::uint64_t seed = 0;
+  DType dtype = DType::kF32;  // kF32, or kF64 for gradient checks
+};
+
+struct Linear {
+  Var weight;  // (out,in)
+  Var bias;    // (out), optional
+
+  Var forward(Graph& graph, const Var& x) const { return autograd::linear(graph, x, weight, bias); }
+  Tensor step(Context& ctx, const Tensor& x) const;
+};
+
+struct Norm {
+  Var weight;  // (m)
+  Var bias;    // (m), layer norm only
+  NormKind kind = NormKind::kRms;
+  double eps = 1e-5;
+};
+
+// The differentiable state of one mixer. Undefined Vars stand for zeros.
+struct MixerState {
+  Var conv;  // (s,d,k-1)
+  Var ssm;   // (s,d,n)
+};
+
+// The Mamba-1 mixer (Figure 3 of arXiv 2312.00752):
+//   x, z = split(in_proj(input)); x = silu(conv1d(x)); dt, B, C = split(x_proj(x)); dt = dt_proj.weight dt;
+//   y = selective_scan(x, dt, A = -exp(A_log), B, C, D, z, dt_bias = dt_proj.bias); out_proj(y).
+// Falcon-Mamba divides dt, B and C by their root mean square first. A bidirectional mixer has a second set of conv1d,
+// x_proj, dt_proj, A_log and D that reads the sequence backwards; both outputs are added before out_proj.
+class Mamba {
+ public:
+  Mamba() = default;
+  // out_proj starts divided by sqrt(residual_layers) when that is > 0.
+  Mamba(const MambaConfig& config, const Init& init, const std::string& name, std::int64_t residual_layers = 0,
+        bool bidirectional = false);
+
+  const MambaConfig& config() const { return config_; }
+  bool bidirectional() const { return directions_.size() == 2; }
+  void append_parameters(Parameters& parameters) const;
+
+  // x (b,l,m) -> (b,l,m). A bidirectional mixer takes no state.
+  Var forward(Graph& graph, const Var& x, const Sequences& sequences = {}, const MixerState* state_in = nullptr,
+              MixerState* state_out = nullptr) const;
+  // x (b,1,m) -> (b,1,m); updates the state in place.
+  Tensor step(Context& ctx, const Tensor& x, const LayerState& state) const;
+  LayerState make_state(std::int64_t batch, DType dtype = DType::kF32) const;  // zeros
+
+ private:
+  struct Direction {
+    Var conv_weight;  // (d,k)
+    Var conv_bias;    // (d)
+    Linear x_proj;    // (u+2n,d)
+    Var dt_weight;    // (d,u)
+    Var dt_bias;      // (d)
+    Var A_log;        // (d,n)
+    Var D;            // (d)
+  };
+  Direction make_direction(const Init& init, const std::string& name, const std::string& suffix) const;
+  Var scan_direction(Graph& graph, const Direction& direction, const Var& x, const Var& z, bool reverse,
+                     const Sequences& sequences, const MixerState* state_in, MixerState* state_out) const;
+
+  MambaConfig config_;
+  std::string name_;
+  Linear in_proj_;   // (2d,m)
+  Linear out_proj_;  // (m,d)
+  std::vector<Direction> directions_;
+};
+
+struct StackConfig {
+  std::int64_t n_layer = 1;
+  MambaConfig mixer;
+  NormKind norm = NormKind::kRms;
+  double norm_eps = 1e-5;
+  bool bidirectional = false;
+  double dropout = 0.0;
+  bool rescale_prenorm_residual = true;
+};
+
+// n_layer residual blocks, x = x + mixer(norm(x)), and a final norm: a Mamba without embedding and head, for signals,
+// images or features of any kind. It is the backbone of the language model as well.
+class MambaStack {
+ public:
+  MambaStack() = default;
+  MambaStack(const StackConfig& config, const Init& init, const std::string& name = "");
+
+  const StackConfig& config() const { return config_; }
+  void append_parameters(Parameters& parameters) const;
+  Parameters parameters() const;
+
+  Var forward(Graph& graph, const Var& x, const Sequences& sequences = {},
+              const std::vector<MixerState>* state_in = nullptr, std::vector<MixerState>* state_out = nullptr) const;
+  Tensor step(Context& ctx, const Tensor& x, State& state) const;  // x (b,1,m)
+  State make_state(std::int64_t batch, DType dtype = DType::kF32) const;
+
+ private:
+  struct Block {
+    Norm norm;
+    Mamba mixer;
+  };
+  StackConfig config_;
+  std::string name_;
+  std::vector<Block> blocks_;
+  Norm norm_f_;
+};
+
+}  // namespace coluber
