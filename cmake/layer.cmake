@@ -4,6 +4,10 @@
 # makes target coluber_ops. The installed library `coluber` is made of all of them (src/CMakeLists.txt).
 function(coluber_add_layer name)
   cmake_parse_arguments(ARG "" "" "SOURCES;LAYERS;LIBRARIES" ${ARGN})
+  if(NOT ARG_SOURCES)
+    file(WRITE "${CMAKE_BINARY_DIR}/empty.cc" "")
+    set(ARG_SOURCES "${CMAKE_BINARY_DIR}/empty.cc")
+  endif()
   add_library(coluber_${name} STATIC ${ARG_SOURCES})
   target_include_directories(coluber_${name} PUBLIC
     "$<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>" "$<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>")

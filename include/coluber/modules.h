@@ -29,6 +29,7 @@ using Parameters = std::vector<Parameter>;
 struct Init {
   std::uint64_t seed = 0;
   DType dtype = DType::kF32;  // kF32, or kF64 for gradient checks
+  bool placeholder = false;   // shapes without memory, for values that come from a file
 };
 
 struct Linear {

@@ -152,6 +152,9 @@ Tensor dropout(Context& ctx, const Tensor& x, double p, std::uint64_t seed, std:
 // --- small things ----------------------------------------------------------------------------------------------------
 void add_inplace(Context& ctx, const Tensor& accumulator, const Tensor& x, double scale = 1);  // accumulator += scale x
 void scale_inplace(Context& ctx, const Tensor& x, double scale);
+void copy(Context& ctx, const Tensor& to, const Tensor& from);  // same shape and dtype, any strides, on all threads
+Tensor neg_exp(Context& ctx, const Tensor& x);                  // -e^x
+Tensor multiply(Context& ctx, const Tensor& a, const Tensor& b);  // same shape
 double sum_of_squares(Context& ctx, const Tensor& x);  // in double, fixed order
 
 // --- AdamW (arXiv 1711.05101): one step for one tensor ---------------------------------------------------------------

@@ -1,0 +1,104 @@
+#include "coluber/modules.h"
+#include "core/check.h"
+#include "modules/init.h"
+
+namespace coluber {
+namespace {
+
+Norm make_norm(const StackConfig& config, const Init& init) {
+  Norm norm;
+  norm.kind = config.norm;
+  norm.eps = config.norm_eps;
+  norm.weight = init::constant(init, {config.mixer.d_model}, 1);
+  if (config.norm == NormKind::kLayer) norm.bias = init::constant(init, {config.mixer.d_model}, 0);
+  return norm;
+}
+
+void append_norm(Parameters& parameters, const std::string& name, const Norm& norm) {
+  parameters.push_back({name + ".weight", norm.weight, false, false});
+  if (norm.bias.defined()) parameters.push_back({name + ".bias", norm.bias, false, false});
+}
+
+Tensor norm_step(Context& ctx, const Norm& norm, const Tensor& x, const Tensor& residual, Tensor* residual_out) {
+  ops::NormArgs args;
+  args.x = x;
+  args.residual = residual;
+  args.weight = norm.weight.value();
+  args.bias = norm.bias.value();
+  args.kind = norm.kind;
+  args.eps = norm.eps;
+  return ops::norm_forward(ctx, args, residual_out);
+}
+
+}  // namespace
+
+MambaStack::MambaStack(const StackConfig& config, const Init& init, const std::string& name)
+    : config_(config), name_(name) {
+  config_.mixer.resolve();
+  if (config_.n_layer < 1) {
+    refuse_value(ErrorCode::kInvalidArgument, "stack", "n_layer", "1 or more", std::to_string(config_.n_layer));
+  }
+  for (std::int64_t i = 0; i < config_.n_layer; ++i) {
+    const std::string layer = join(name_, "layers.", i, ".");
+    blocks_.push_back({make_norm(config_, init),
+                       Mamba(config_.mixer, init, layer + "mixer.",
+                             config_.rescale_prenorm_residual ? config_.n_layer : 0, config_.bidirectional)});
+  }
+  norm_f_ = make_norm(config_, init);
+}
+
+void MambaStack::append_parameters(Parameters& parameters) const {
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    append_norm(parameters, join(name_, "layers.", i, ".norm"), blocks_[i].norm);
+    blocks_[i].mixer.append_parameters(parameters);
+  }
+  append_norm(parameters, name_ + "norm_f", norm_f_);
+}
+
+Parameters MambaStack::parameters() const {
+  Parameters parameters;
+  append_parameters(parameters);
+  return parameters;
+}
+
+Var MambaStack::forward(Graph& graph, const Var& x, const Sequences& sequences, const std::vector<MixerState>* state_in,
+                        std::vector<MixerState>* state_out) const {
+  if (state_in != nullptr) {
+    check_equal("stack", "layers of state_in", config_.n_layer, static_cast<long long>(state_in->size()));
+  }
+  if (state_out != nullptr) state_out->resize(blocks_.size());  // may be the vector that state_in points to
+  Var hidden = x, residual;
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    const Norm& norm = blocks_[i].norm;
+    const Var normed =
+        autograd::norm(graph, hidden, norm.weight, norm.bias, residual, norm.kind, norm.eps, &residual);
+    MixerState next;
+    hidden = blocks_[i].mixer.forward(graph, normed, sequences, state_in != nullptr ? &(*state_in)[i] : nullptr,
+                                      state_out != nullptr ? &next : nullptr);
+    if (state_out != nullptr) (*state_out)[i] = std::move(next);
+    hidden = autograd::dropout(graph, hidden, config_.dropout);
+  }
+  return autograd::norm(graph, hidden, norm_f_.weight, norm_f_.bias, residual, norm_f_.kind, norm_f_.eps);
+}
+
+Tensor MambaStack::step(Context& ctx, const Tensor& x, State& state) const {
+  check_equal("stack", "layers of the state", config_.n_layer, static_cast<long long>(state.num_layers()));
+  Tensor hidden = x, residual;
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    Tensor sum;
+    const Tensor normed = norm_step(ctx, blocks_[i].norm, hidden, residual, &sum);
+    residual = sum;
+    hidden = blocks_[i].mixer.step(ctx, normed, state.layer(i));
+  }
+  state.advance(x.size(1));
+  Tensor sum;
+  return norm_step(ctx, norm_f_, hidden, residual, &sum);
+}
+
+State MambaStack::make_state(std::int64_t batch, DType dtype) const {
+  std::vector<LayerState> layers;
+  for (const Block& block : blocks_) layers.push_back(block.mixer.make_state(batch, dtype));
+  return State(std::move(layers));
+}
+
+}  // namespace coluber
