@@ -81,6 +81,7 @@ class Model {
   const Var& head() const;                             // (v,m): the embedding when tied
 
  private:
+  friend Model build_model(const ModelConfig& config, const Init& init);
   Var hidden(Graph& graph, const Tensor& ids, const Sequences& sequences, const std::vector<MixerState>* state_in,
              std::vector<MixerState>* state_out) const;
 

@@ -1,0 +1,122 @@
+// Model::load and Model::save: parameters to and from the tensors of a model folder.
+#include <cstring>
+#include <map>
+
+#include "coluber/model.h"
+#include "core/check.h"
+#include "io/atomic_file.h"
+#include "io/model_dir.h"
+#include "io/safetensors.h"
+#include "io/torch_bin.h"
+#include "models/build.h"
+#include "models/weight_names.h"
+
+namespace coluber {
+namespace {
+
+// The dtype that a parameter takes in memory.
+DType resident_dtype(const Parameter& parameter, DType in_file, const LoadOptions& options) {
+  if (options.dtype == DType::kF64) return DType::kF64;
+  if (!parameter.matrix) return DType::kF32;  // A_log, D, dt_bias and norms stay exact whatever the file holds
+  if (options.dtype.has_value()) return *options.dtype;
+  return in_file == DType::kBF16 || in_file == DType::kF16 ? in_file : DType::kF32;
+}
+
+void fill_parameter(const Parameter& parameter, const std::string& file_name, const Tensor& in_file,
+                    const LoadOptions& options) {
+  const Tensor value = from_file_shape(parameter.name, in_file);
+  if (!dtype_is_float(value.dtype())) {
+    refuse_value(ErrorCode::kCorruptFile, "model", "dtype of " + file_name, "a float type", dtype_name(value.dtype()));
+  }
+  const Shape& expected = parameter.var.value().shape();
+  if (!(value.shape() == expected)) {
+    refuse_value(ErrorCode::kCorruptFile, "model", "shape of " + file_name, expected.to_string(),
+                 value.shape().to_string(), "the config or the other tensors say so");
+  }
+  const DType dtype = resident_dtype(parameter, value.dtype(), options);
+  const Tensor own = Tensor::empty(expected, dtype);  // out of the file's mapping: aligned, huge pages, writable
+  own.copy_from(value);
+  parameter.var.set_value(own);
+}
+
+std::map<std::string, std::pair<std::string, Tensor>> by_parameter_name(const TensorMap& tensors) {
+  std::map<std::string, std::pair<std::string, Tensor>> found;
+  for (const auto& [file_name, tensor] : tensors) {
+    const std::string name = parameter_name(file_name);
+    if (!found.emplace(name, std::pair(file_name, tensor)).second) {
+      refuse_value(ErrorCode::kCorruptFile, "model", "tensor " + name, "one of that name",
+                   "two (" + found[name].first + " and " + file_name + ")");
+    }
+  }
+  return found;
+}
+
+// A tied model may still hold lm_head.weight. When it is the embedding again it is dropped; when it differs it is the
+// head that was trained, and is used.
+void resolve_tied_head(ModelConfig& config, std::map<std::string, std::pair<std::string, Tensor>>& found) {
+  const auto head = found.find("lm_head.weight");
+  const auto embedding = found.find("backbone.embedding.weight");
+  if (!config.tie_embeddings || head == found.end() || embedding == found.end()) return;
+  const Tensor a = head->second.second.contiguous(), b = embedding->second.second.contiguous();
+  const bool same = a.dtype() == b.dtype() && a.shape() == b.shape() &&
+                    (a.raw() == b.raw() || std::memcmp(a.raw(), b.raw(), static_cast<std::size_t>(a.size_bytes())) == 0);
+  if (same) found.erase(head);
+  else config.tie_embeddings = false;
+}
+
+}  // namespace
+
+Model Model::load(const std::string& path, const LoadOptions& options) {
+  if (options.dtype.has_value() && !dtype_is_float(*options.dtype)) {
+    refuse_value(ErrorCode::kInvalidArgument, "model", "dtype", "f32, f64, bf16 or f16", dtype_name(*options.dtype));
+  }
+  ModelDir dir = open_model_dir(path);
+  auto found = by_parameter_name(dir.tensors);
+  resolve_tied_head(dir.config, found);
+  Model model = build_model(dir.config, Init{0, DType::kF32, true});
+  for (const Parameter& parameter : model.parameters()) {
+    const auto it = found.find(parameter.name);
+    if (it == found.end()) {
+      refuse_value(ErrorCode::kNotFound, "model", path, "a tensor " + file_tensor_name(dir.config.layout, parameter.name),
+                   "none", parameter.name == "lm_head.weight" ? "the config says that embeddings are not tied"
+                                                              : "is the file complete?");
+    }
+    fill_parameter(parameter, it->second.first, it->second.second, options);
+    found.erase(it);
+  }
+  if (!found.empty()) {
+    refuse_value(ErrorCode::kUnsupported, "model", path, "only tensors of a Mamba language model",
+                 "also " + found.begin()->second.first, join(found.size(), " in all; is this another kind of model?"));
+  }
+  return model;
+}
+
+void Model::save(const std::string& path, const SaveOptions& options) const {
+  if (options.dtype.has_value() && !dtype_is_float(*options.dtype)) {
+    refuse_value(ErrorCode::kInvalidArgument, "model", "dtype", "f32, f64, bf16 or f16", dtype_name(*options.dtype));
+  }
+  if (config_.mixer.norm_dt_B_C != (options.layout == CheckpointLayout::kHfFalconMamba)) {
+    refuse_value(ErrorCode::kInvalidArgument, "model", "layout",
+                 config_.mixer.norm_dt_B_C ? "falcon_mamba for a model with norms of dt, B and C"
+                                           : "state_spaces or mamba for a model without norms of dt, B and C",
+                 checkpoint_layout_name(options.layout));
+  }
+  if (config_.norm == NormKind::kLayer && options.layout != CheckpointLayout::kStateSpaces) {
+    refuse_value(ErrorCode::kInvalidArgument, "model", "layout", "state_spaces for a model with layer norm",
+                 checkpoint_layout_name(options.layout));
+  }
+  TensorMap tensors;
+  for (const Parameter& parameter : parameters()) {
+    const Tensor value = parameter.var.value().to(options.dtype.value_or(parameter.var.value().dtype()));
+    tensors.emplace(file_tensor_name(options.layout, parameter.name), to_file_shape(parameter.name, value));
+  }
+  if (config_.tie_embeddings && options.layout == CheckpointLayout::kStateSpaces && !options.safetensors) {
+    tensors.emplace("lm_head.weight", tensors.at("backbone.embedding.weight"));  // as the published .bin files do
+  }
+  ensure_directory(path);
+  options.safetensors ? write_safetensors_sharded(path, tensors, options.max_shard_bytes, {{"format", "pt"}})
+                      : write_torch_bin(path + "/pytorch_model.bin", tensors);
+  write_file_atomically(path + "/config.json", write_config_json(config_, options.layout));
+}
+
+}  // namespace coluber

@@ -1,0 +1,50 @@
+#include <cstdlib>
+
+#include "coluber/state.h"
+#include "core/check.h"
+#include "io/safetensors.h"
+
+namespace coluber {
+namespace {
+constexpr const char* kFormat = "coluber.state/1";
+}
+
+void State::save(const std::string& path) const {
+  TensorMap tensors;
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    tensors.emplace(join("layers.", i, ".conv"), layers_[i].conv);
+    tensors.emplace(join("layers.", i, ".ssm"), layers_[i].ssm);
+  }
+  write_safetensors(path, tensors,
+                    {{"format", kFormat},
+                     {"num_layers", std::to_string(layers_.size())},
+                     {"num_tokens", std::to_string(num_tokens_)}});
+}
+
+State State::load(const std::string& path) {
+  const SafetensorsFile file = SafetensorsFile::open(path);
+  const auto format = file.metadata().find("format");
+  const auto layers = file.metadata().find("num_layers");
+  const auto tokens = file.metadata().find("num_tokens");
+  if (format == file.metadata().end() || format->second != kFormat || layers == file.metadata().end() ||
+      tokens == file.metadata().end()) {
+    refuse_value(ErrorCode::kCorruptFile, "state", path, join("a saved state (format ", kFormat, ")"), "another file");
+  }
+  const std::size_t num_layers = file.tensors().size() / 2;
+  check_equal("state", "layers in " + path, std::atoll(layers->second.c_str()), static_cast<long long>(num_layers));
+  std::vector<LayerState> states;
+  for (std::size_t i = 0; i < num_layers; ++i) {
+    const auto conv = file.tensors().find(join("layers.", i, ".conv"));
+    const auto ssm = file.tensors().find(join("layers.", i, ".ssm"));
+    if (conv == file.tensors().end() || ssm == file.tensors().end() || conv->second.rank() != 3 ||
+        ssm->second.rank() != 3 || conv->second.size(0) != ssm->second.size(0) ||
+        conv->second.size(1) != ssm->second.size(1)) {
+      refuse_value(ErrorCode::kCorruptFile, "state", join("layer ", i, " in ", path), "conv (b,d,k-1) and ssm (b,d,n)",
+                   "other tensors");
+    }
+    states.push_back({conv->second.clone(), ssm->second.clone()});
+  }
+  return State(std::move(states), std::atoll(tokens->second.c_str()));
+}
+
+}  // namespace coluber
