@@ -24,6 +24,7 @@ function(coluber_add_isa_sources target)
     target_include_directories(${target}_${isa} PRIVATE "${PROJECT_SOURCE_DIR}/include" "${PROJECT_SOURCE_DIR}/src")
     target_link_libraries(${target}_${isa} PRIVATE coluber_warnings)
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_${isa}>)
+    set_property(GLOBAL APPEND PROPERTY COLUBER_ISA_OBJECTS ${target}_${isa})  # for cmake/library.cmake
   endforeach()
   if(NOT "avx512" IN_LIST COLUBER_ISAS)
     target_compile_definitions(${target} PRIVATE COLUBER_ONLY_BASE_ISA)
