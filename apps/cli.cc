@@ -24,7 +24,7 @@ Algorithm parse_algorithm(std::string_view name) {
   refuse_value(ErrorCode::kInvalidArgument, "options", "--algo", "auto, reference or cpu", name);
 }
 
-std::string quoted(std::string_view word) {
+std::string in_quotes(std::string_view word) {
   return "'" + std::string(word) + "'";
 }
 
@@ -80,21 +80,21 @@ std::string comma_list(const std::vector<std::string>& words) {
 
 std::string did_you_mean(std::string_view word, const std::vector<std::string>& known) {
   const std::string near = nearest(word, known);
-  return near.empty() ? "" : ", did you mean " + quoted(near) + "?";
+  return near.empty() ? "" : ", did you mean " + in_quotes(near) + "?";
 }
 
 // A word that nobody asked for: an unknown flag, an unknown command or one argument too many.
 std::string describe_extra(const CLI::App& command, const std::string& spelled, const std::string& word) {
   if (word.size() > 1 && word.front() == '-') {
     const std::string flag = word.substr(0, word.find('='));
-    return "unknown flag " + quoted(flag) + did_you_mean(flag, known_flags(command));
+    return "unknown flag " + in_quotes(flag) + did_you_mean(flag, known_flags(command));
   }
   const std::vector<std::string> commands = known_commands(command);
   if (!commands.empty()) {
     const std::string hint = did_you_mean(word, commands);
-    return "unknown command " + quoted(word) + (hint.empty() ? ", expected one of: " + comma_list(commands) : hint);
+    return "unknown command " + in_quotes(word) + (hint.empty() ? ", expected one of: " + comma_list(commands) : hint);
   }
-  return "unexpected argument " + quoted(word) + " for " + quoted(spelled);
+  return "unexpected argument " + in_quotes(word) + " for " + in_quotes(spelled);
 }
 
 std::string one_line(std::string text) {
@@ -140,7 +140,7 @@ CLI::Option* add_dtype_option(CLI::App& command, const std::string& flags, std::
                               const std::string& description, const std::vector<std::string>& allowed) {
   const auto check = [allowed](const std::string& word) -> std::string {
     if (std::find(allowed.begin(), allowed.end(), word) != allowed.end()) return {};
-    return "expected one of " + comma_list(allowed) + ", got " + quoted(word);
+    return "expected one of " + comma_list(allowed) + ", got " + in_quotes(word);
   };
   return command.add_option(flags, dtype, description + " (" + comma_list(allowed) + ")")->check(check);
 }

@@ -1,0 +1,85 @@
+#include <algorithm>
+
+#include "coluber/generate.h"
+#include "core/check.h"
+
+namespace coluber {
+namespace {
+
+std::int64_t vocabulary(const Model& model, std::int64_t vocab_size) {
+  const std::int64_t rows = model.config().padded_vocab_size();
+  if (vocab_size < 0 || vocab_size > rows) {
+    refuse_value(ErrorCode::kInvalidArgument, "session", "vocab_size",
+                 join("at most ", rows, ", the rows of the model"), join(vocab_size),
+                 "does the tokenizer belong to this model?");
+  }
+  return vocab_size == 0 ? model.config().vocab_size : vocab_size;
+}
+
+Tensor as_ids(std::span<const std::int32_t> ids, const Shape& shape) {
+  return Tensor::of(shape, std::vector<std::int32_t>(ids.begin(), ids.end()));
+}
+
+}  // namespace
+
+Session::Session(const Model& model, const SamplingOptions& options, std::int64_t vocab_size, std::uint64_t stream)
+    : Session(model, options, model.make_state(1), vocab_size, stream) {}
+
+Session::Session(const Model& model, const SamplingOptions& options, State state, std::int64_t vocab_size,
+                 std::uint64_t stream)
+    : model_(&model), sampler_(options, vocabulary(model, vocab_size), stream), state_(std::move(state)) {
+  if (model.config().bidirectional) {
+    refuse(ErrorCode::kUnsupported, "session", "a bidirectional model reads the future, so it cannot generate");
+  }
+  check_equal("session", "sequences of the state", 1, state_.batch());
+  num_tokens_ = state_.num_tokens();
+}
+
+void Session::append(Context& ctx, std::span<const std::int32_t> ids) {
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= sampler_.vocab_size()) {
+      refuse_value(ErrorCode::kInvalidArgument, "session", join("token id at position ", i),
+                   join("0 to ", sampler_.vocab_size() - 1), join(ids[i]));
+    }
+  }
+  if (ids.empty()) return;
+  read_pending(ctx);
+  for (std::size_t begin = 0; begin < ids.size(); begin += kPrefillChunkTokens) {
+    const std::size_t count = std::min<std::size_t>(kPrefillChunkTokens, ids.size() - begin);
+    ForwardOptions options;
+    options.state = &state_;
+    options.last_token_only = true;
+    const Tensor chunk = as_ids(ids.subspan(begin, count), {1, static_cast<std::int64_t>(count)});
+    logits_ = model_->forward(ctx, chunk, options).select(1, 0).select(0, 0).to(DType::kF32);
+  }
+  num_tokens_ += static_cast<std::int64_t>(ids.size());
+  sampler_.observe(ids);
+}
+
+void Session::read_pending(Context& ctx) {
+  if (pending_ < 0) return;
+  logits_ = model_->step(ctx, as_ids(std::span(&pending_, 1), {1}), state_).select(0, 0).to(DType::kF32);
+  pending_ = -1;
+}
+
+std::int32_t Session::next(Context& ctx) {
+  const Tensor& logits = this->logits(ctx);
+  if (!logits.defined()) {
+    refuse(ErrorCode::kInvalidArgument, "session", "next() needs a token to go on from (append at least one)");
+  }
+  pending_ = sampler_.sample(std::span(logits.data<float>(), static_cast<std::size_t>(logits.numel())));
+  ++num_tokens_;
+  return pending_;
+}
+
+const Tensor& Session::logits(Context& ctx) {
+  read_pending(ctx);
+  return logits_;
+}
+
+const State& Session::state(Context& ctx) {
+  read_pending(ctx);
+  return state_;
+}
+
+}  // namespace coluber
