@@ -157,7 +157,7 @@ TEST(Form, ClangFormatAgrees) {
   std::string command = "cd '" + std::string(COLUBER_SOURCE_DIR) + "' && clang-format --dry-run -Werror";
   for (const SourceFile& file : source_files(kFolders)) command += " '" + file.path + "'";
   const CommandResult result = run_command(command + " 2>&1 | sed -n 's/:[0-9].*clang-format-violations.*//p' | uniq");
-  EXPECT_EQ(result.output, "") << "these files differ: run clang-format -i on them";
+  EXPECT_TRUE(result.output.empty()) << "run clang-format -i on:\n" << result.output;
 }
 
 }  // namespace
