@@ -41,8 +41,9 @@ case $how in
     build_outside find_package -DCMAKE_PREFIX_PATH="$prefix"
     if [ -x "$prefix/bin/coluber" ]; then "$prefix/bin/coluber" --version; fi
     # Moved away, the package still works: nothing in it is absolute.
-    rm -rf "$work/moved" && cp -r "$prefix" "$work/moved"
-    build_outside moved -DCMAKE_PREFIX_PATH="$work/moved"
+    rm -rf "$work/prefix-moved" && mv "$prefix" "$work/prefix-moved"
+    build_outside moved -DCMAKE_PREFIX_PATH="$work/prefix-moved"
+    mv "$work/prefix-moved" "$prefix"
     ;;
   pkg_config)
     command -v pkg-config >/dev/null || skip "pkg-config is not installed"
