@@ -8,9 +8,9 @@ stage_name=
 stage_start=0
 
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ] && [ "${TERM:-dumb}" != dumb ]; then
-  on_terminal=1 bold=$'\e[1m' dim=$'\e[2m' red=$'\e[31m' green=$'\e[32m' plain=$'\e[0m'
+  on_terminal=1 bold=$'\e[1m' dim=$'\e[2m' red=$'\e[31m' plain=$'\e[0m'
 else
-  on_terminal=0 bold='' dim='' red='' green='' plain=''
+  on_terminal=0 bold='' dim='' red='' plain=''
 fi
 
 now_ms() { local t=${EPOCHREALTIME/[.,]/}; printf '%s' $((t / 1000)); }
