@@ -9,7 +9,7 @@ build=build/$preset
 jobs=$(build_jobs)
 
 stage configure
-stage_note "preset $preset"
+stage_busy "preset $preset"
 quietly "configure-$preset.log" cmake --preset "$preset"
 stage_end "preset $preset: $(sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' "$build/CMakeCache.txt" | xargs basename) $(
   sed -n 's/^set(CMAKE_CXX_COMPILER_VERSION "\(.*\)")/\1/p' "$build"/CMakeFiles/*/CMakeCXXCompiler.cmake | head -n 1)"

@@ -27,6 +27,8 @@ stage() { stage_name=$1 stage_start=$(now_ms); }
 stage_note() {
   if [ $on_terminal = 1 ]; then printf '\r\e[K  %-11s %s' "$stage_name" "$1"; else printf '  %-11s %s\n' "$stage_name" "$1"; fi
 }
+# The same on a terminal only, for stages that are short.
+stage_busy() { [ $on_terminal = 0 ] || stage_note "$1"; }
 stage_end() {
   [ $on_terminal = 1 ] && printf '\r\e[K'
   printf '  %-11s %s  %s%s%s\n' "$stage_name" "$1" "$dim" "$(duration $(($(now_ms) - stage_start)))" "$plain"
