@@ -17,7 +17,7 @@ stage_end "preset $preset: $(sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' "$build/C
 stage build
 log=$log_dir/build-$preset.log
 mkdir -p "$log_dir"
-stage_note "$jobs jobs"
+stage_note "with $jobs jobs"
 NINJA_STATUS='[%f/%t] ' ninja -C "$build" -j "$jobs" "$@" >"$log" 2>&1 </dev/null &
 ninja_pid=$!
 trap 'kill $ninja_pid 2>/dev/null || true' INT TERM

@@ -18,14 +18,22 @@ now_ms() { local t=${EPOCHREALTIME/[.,]/}; printf '%s' $((t / 1000)); }
 # 4.2 s, 3:07
 duration() {
   local ms=$1
-  if [ "$ms" -lt 60000 ]; then printf '%d.%d s' $((ms / 1000)) $((ms % 1000 / 100)); else printf '%d:%02d' $((ms / 60000)) $((ms / 1000 % 60)); fi
+  if [ "$ms" -lt 60000 ]; then
+    printf '%d.%d s' $((ms / 1000)) $((ms % 1000 / 100))
+  else
+    printf '%d:%02d' $((ms / 60000)) $((ms / 1000 % 60))
+  fi
 }
 
 # stage NAME: what follows belongs to it until stage_end.
 stage() { stage_name=$1 stage_start=$(now_ms); }
 # stage_note TEXT: what the stage is doing right now; on a terminal it stays on one line.
 stage_note() {
-  if [ $on_terminal = 1 ]; then printf '\r\e[K  %-11s %s' "$stage_name" "$1"; else printf '  %-11s %s\n' "$stage_name" "$1"; fi
+  if [ $on_terminal = 1 ]; then
+    printf '\r\e[K  %-11s %s' "$stage_name" "$1"
+  else
+    printf '  %-11s %s\n' "$stage_name" "$1"
+  fi
 }
 # The same on a terminal only, for stages that are short.
 stage_busy() { [ $on_terminal = 0 ] || stage_note "$1"; }

@@ -1,5 +1,5 @@
-# Reads the JUnit file of ctest; prints sizes that are over their limit, the tests that were skipped with their reasons, those that failed, and closes with
-# "N passed, N failed, N skipped". Exit code 1 when one failed or none passed.
+# Reads the JUnit file of ctest; prints sizes that are over their limit, the tests that were skipped with their reasons,
+# those that failed, and closes with "N passed, N failed, N skipped". Exit code 1 when one failed or none passed.
 use strict;
 use warnings;
 
@@ -29,7 +29,7 @@ while ($xml =~ m{<testcase name="([^"]*)"[^>]*status="([^"]*)"[^>]*?(?:/>|>(.*?)
   my $output = $body =~ m{<system-out>(.*?)</system-out>}s ? text_of($1) : '';
   push @sizes, $output =~ /^\[ (?:large|long|sizes) +\] ([^\n]*)/mg;  # warnings of tests/style
   if ($status eq 'run') { ++$passed }
-  elsif ($status eq 'notrun' && $body =~ /SKIP_(REGULAR_EXPRESSION|RETURN_CODE)/) { push @{$skipped{reason_of($output)}}, $name }
+  elsif ($body =~ /SKIP_(REGULAR_EXPRESSION|RETURN_CODE)/) { push @{$skipped{reason_of($output)}}, $name }
   elsif ($status eq 'disabled') { push @{$skipped{'disabled'}}, $name }
   else { push @failed, $name }
 }
