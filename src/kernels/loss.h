@@ -1,0 +1,32 @@
+// Cross entropy over rows of logits (docs/math.md), with its gradient in place:
+//
+//   lse = max + log(sum_j exp(logit_j - max));   loss = lse - logit[target]
+//   grad_j = (exp(logit_j - lse) - [j == target]) grad_scale
+//
+// A row whose target is -1 has loss 0 and gradient 0. The sum over a row and the loss are double, exponentials f32
+// (f64 in the reference for T = double). NaN or +inf in a row makes its loss NaN. Called by ops/cross_entropy.cc, which
+// checks the targets; the kernels run on the calling thread, a tile of rows at a time.
+#pragma once
+
+#include <cstdint>
+
+namespace coluber {
+
+template <class T>
+struct CrossEntropyRowsParams {
+  std::int64_t rows = 0, v = 0;
+  const T* logits = nullptr;  // (rows,v)
+  std::int64_t ld = 0;
+  const std::int32_t* targets = nullptr;  // (rows), -1 or in [0, v)
+  double* loss = nullptr;                 // (rows), optional
+  T* grad = nullptr;                      // (rows,v), optional; may be logits
+  std::int64_t ldg = 0;
+  double grad_scale = 1;
+};
+
+namespace cpu {
+
+void cross_entropy_rows(const CrossEntropyRowsParams<float>& params);
+
+}  // namespace cpu
+}  // namespace coluber

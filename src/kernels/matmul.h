@@ -1,0 +1,86 @@
+// matmul: the three products of a linear layer, y = x W^T + bias (docs/math.md).
+//
+//   forward        y      (m,n)  = x (m,k) W^T + bias
+//   grad_x         grad_x (m,k)  = grad_y (m,n) W
+//   grad_weight    grad_W (n,k) += grad_y^T x                grad_bias (n) += column sums of grad_y
+//
+// m tokens, k inputs, n outputs; rows are contiguous and `ld*` apart. W (n,k) is f32, bf16 or f16, all else f32. With
+// `bf16` set, both factors of a product are rounded to bf16 first; sums are f32 always.
+//
+// Up to kSkinnyRows tokens read W once from memory, in kernels of ours (cpu/matmul.cc), and a token's result does not
+// depend on how many there are. More go to the matrix library (cpu/gemm.h), one fixed tile at a time; there a token's
+// result can differ in the last bits from the skinny one, and with the number of tokens. Neither depends on the number
+// of threads. Called by ops/linear.cc and ops/cross_entropy.cc, which check shapes.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "coluber/dtype.h"
+
+namespace coluber {
+
+class Arena;
+class ThreadPool;
+
+inline constexpr std::int64_t kSkinnyRows = 8;
+
+struct WeightMatrix {
+  const void* data = nullptr;  // (n,k)
+  DType dtype = DType::kF32;
+  std::int64_t ld = 0;  // elements from row to row
+};
+
+struct LinearForwardParams {
+  std::int64_t m = 0, n = 0, k = 0;
+  const float* x = nullptr;  // (m,k)
+  std::int64_t ldx = 0;
+  WeightMatrix weight;
+  const float* bias = nullptr;  // (n), optional
+  bool bf16 = false;
+  float* y = nullptr;  // (m,n)
+  std::int64_t ldy = 0;
+};
+
+struct LinearGradXParams {
+  std::int64_t m = 0, n = 0, k = 0;
+  const float* grad_y = nullptr;  // (m,n)
+  std::int64_t ldgy = 0;
+  WeightMatrix weight;
+  bool bf16 = false;
+  float* grad_x = nullptr;  // (m,k), overwritten
+  std::int64_t ldgx = 0;
+};
+
+struct LinearGradWeightParams {
+  std::int64_t m = 0, n = 0, k = 0;
+  const float* grad_y = nullptr;  // (m,n)
+  std::int64_t ldgy = 0;
+  const float* x = nullptr;  // (m,k)
+  std::int64_t ldx = 0;
+  bool bf16 = false;
+  bool accumulate = false;       // add to grad_weight instead of overwriting it
+  float* grad_weight = nullptr;  // (n,k)
+  std::int64_t ldgw = 0;
+};
+
+struct LinearGradBiasParams {
+  std::int64_t m = 0, n = 0;
+  const float* grad_y = nullptr;  // (m,n)
+  std::int64_t ldgy = 0;
+  bool accumulate = false;
+  float* grad_bias = nullptr;  // (n)
+};
+
+namespace cpu {
+
+void linear_forward(ThreadPool& threads, Arena& scratch, const LinearForwardParams& params);
+void linear_grad_x(ThreadPool& threads, Arena& scratch, const LinearGradXParams& params);
+void linear_grad_weight(ThreadPool& threads, Arena& scratch, const LinearGradWeightParams& params);
+void linear_grad_bias(ThreadPool& threads, const LinearGradBiasParams& params);
+
+// "onednn", "openblas" or "own": what multiplies more than kSkinnyRows tokens in this build.
+std::string_view matrix_library();
+
+}  // namespace cpu
+}  // namespace coluber

@@ -1,0 +1,159 @@
+// cross_entropy and linear_cross_entropy: checks and tiling.
+//
+// The fused op never holds more than one tile of logits: kTileElems numbers, whatever the number of tokens. Per tile:
+// logits = x W^T + bias, rows turned into losses and, in place, into d loss / d logits, then the two products that give
+// grad_x and add to grad_weight. Tiles follow from the shape alone and are taken in order, so sums have one order.
+#include <algorithm>
+#include <vector>
+
+#include "coluber/ops.h"
+#include "core/threads.h"
+#include "kernels/loss.h"
+#include "kernels/reference/loss.h"
+#include "ops/linear.h"
+#include "ops/op_check.h"
+
+namespace coluber::ops {
+namespace {
+
+// 32 MiB of f32 logits. A larger tile saves passes over the head's weights, a smaller one stays in the cache.
+constexpr std::int64_t kTileElems = 8 << 20;
+constexpr std::int64_t kMinTileTokens = 64, kMaxTileTokens = 1024;
+constexpr std::int64_t kRowsPerTask = 16;
+
+std::int64_t tile_tokens(std::int64_t v) {
+  return std::clamp(kTileElems / std::max<std::int64_t>(v, 1) / 64 * 64, kMinTileTokens, kMaxTileTokens);
+}
+
+// Contiguous targets, every one of them -1 or in the vocabulary; the number that count goes to `counted`.
+Tensor checked_targets(std::string_view op, const Tensor& targets, std::int64_t tokens, std::int64_t v,
+                       std::int64_t* counted) {
+  check_shape(op, "targets", targets, {tokens});
+  check_dtype(op, "targets", targets, DType::kI32);
+  const Tensor flat = targets.contiguous();
+  const std::int32_t* ids = flat.data<std::int32_t>();
+  *counted = 0;
+  for (std::int64_t i = 0; i < tokens; ++i) {
+    if (ids[i] < -1 || ids[i] >= v) {
+      refuse_value(ErrorCode::kInvalidArgument, op, join("targets[", i, "]"),
+                   join("-1 (ignored) or 0 to ", v - 1, " for a vocabulary of ", v), std::to_string(ids[i]));
+    }
+    *counted += ids[i] >= 0 ? 1 : 0;
+  }
+  return flat;
+}
+
+template <class T>
+CrossEntropyRowsParams<T> rows_params(const Tensor& logits, const std::int32_t* targets, double* loss,
+                                      const Tensor& grad, double grad_scale) {
+  CrossEntropyRowsParams<T> p;
+  p.rows = logits.size(0);
+  p.v = logits.size(1);
+  p.logits = logits.data<T>();
+  p.ld = logits.stride(0);
+  p.targets = targets;
+  p.loss = loss;
+  if (grad.defined()) {
+    p.grad = grad.data<T>();
+    p.ldg = grad.stride(0);
+  }
+  p.grad_scale = grad_scale;
+  return p;
+}
+
+// Losses (rows) and, when `grad` is defined, gradients of all rows of a matrix of logits.
+void run_rows(Context& ctx, const Tensor& logits, const std::int32_t* targets, double* loss, const Tensor& grad,
+              double grad_scale) {
+  if (logits.dtype() == DType::kF64) {
+    return reference::cross_entropy_rows(rows_params<double>(logits, targets, loss, grad, grad_scale));
+  }
+  const auto all = rows_params<float>(logits, targets, loss, grad, grad_scale);
+  if (takes_reference(ctx, DType::kF32)) return reference::cross_entropy_rows(all);
+  ctx.threads().run((all.rows + kRowsPerTask - 1) / kRowsPerTask, [&](std::int64_t task) {
+    CrossEntropyRowsParams<float> p = all;
+    const std::int64_t first = task * kRowsPerTask;
+    p.rows = std::min(kRowsPerTask, all.rows - first);
+    p.logits += first * p.ld;
+    p.targets += first;
+    if (p.loss != nullptr) p.loss += first;
+    if (p.grad != nullptr) p.grad += first * p.ldg;
+    cpu::cross_entropy_rows(p);
+  });
+}
+
+double mean_of(const double* loss, std::int64_t tokens, std::int64_t counted) {
+  double sum = 0;
+  for (std::int64_t i = 0; i < tokens; ++i) sum += loss[i];
+  return counted == 0 ? 0 : sum / static_cast<double>(counted);
+}
+
+Tensor checked_logits(const Tensor& logits) {
+  check_shape("cross_entropy", "logits", logits, {-1, -1});
+  if (logits.dtype() != DType::kF32 && logits.dtype() != DType::kF64) {
+    refuse_value(ErrorCode::kInvalidArgument, "cross_entropy", "dtype of logits", "f32 or f64",
+                 dtype_name(logits.dtype()));
+  }
+  return as_matrix(logits);
+}
+
+}  // namespace
+
+double cross_entropy_forward(Context& ctx, const Tensor& logits, const Tensor& targets) {
+  const Tensor rows = checked_logits(logits);
+  std::int64_t counted = 0;
+  const Tensor ids = checked_targets("cross_entropy", targets, rows.size(0), rows.size(1), &counted);
+  std::vector<double> loss(static_cast<std::size_t>(rows.size(0)));
+  run_rows(ctx, rows, ids.data<std::int32_t>(), loss.data(), {}, 0);
+  return mean_of(loss.data(), rows.size(0), counted);
+}
+
+Tensor cross_entropy_backward(Context& ctx, const Tensor& logits, const Tensor& targets, double grad_loss) {
+  const Tensor rows = checked_logits(logits);
+  std::int64_t counted = 0;
+  const Tensor ids = checked_targets("cross_entropy", targets, rows.size(0), rows.size(1), &counted);
+  const Tensor grad = Tensor::empty(rows.shape(), rows.dtype());
+  run_rows(ctx, rows, ids.data<std::int32_t>(), nullptr, grad,
+           counted == 0 ? 0 : grad_loss / static_cast<double>(counted));
+  return grad;
+}
+
+LinearCrossEntropyOut linear_cross_entropy(Context& ctx, const LinearCrossEntropyArgs& args, bool want_grad,
+                                           bool want_token_loss) {
+  constexpr std::string_view kOp = "linear_cross_entropy";
+  check_shape(kOp, "x", args.x, {-1, -1});
+  check_linear(kOp, args.x, args.weight, args.bias, args.compute);
+  const DType dtype = args.x.dtype();
+  const std::int64_t tokens = args.x.size(0), m = args.x.size(1), v = args.weight.size(0);
+  LinearCrossEntropyOut out;
+  const Tensor ids = checked_targets(kOp, args.targets, tokens, v, &out.num_tokens);
+  const Tensor x = as_matrix(args.x), weight = as_matrix(args.weight), bias = bias_like(args.bias, dtype);
+  if (want_grad) {
+    out.grad_x = Tensor::empty({tokens, m}, dtype);
+    out.grad_weight = Tensor::empty({v, m}, dtype);
+    if (bias.defined()) out.grad_bias = Tensor::empty({v}, dtype);
+    if (tokens == 0) {
+      out.grad_weight.fill(0);
+      if (bias.defined()) out.grad_bias.fill(0);
+    }
+  }
+  const Tensor losses = Tensor::empty({tokens}, DType::kF64);
+  const double scale = out.num_tokens == 0 ? 0 : 1 / static_cast<double>(out.num_tokens);
+  const std::int64_t step = tile_tokens(v);
+  const Tensor tile = v == 0 ? Tensor() : Tensor::empty({std::min(step, tokens), v}, dtype);
+  for (std::int64_t begin = 0; begin < tokens && v > 0; begin += step) {
+    const std::int64_t end = std::min(begin + step, tokens);
+    const Tensor logits = tile.slice(0, 0, end - begin), x_tile = x.slice(0, begin, end);
+    matrix_forward(ctx, x_tile, weight, bias, args.compute, logits);
+    run_rows(ctx, logits, ids.data<std::int32_t>() + begin, losses.data<double>() + begin,
+             want_grad ? logits : Tensor(), scale);
+    if (!want_grad) continue;
+    matrix_grad_x(ctx, logits, weight, args.compute, out.grad_x.slice(0, begin, end));
+    matrix_grad_weight(ctx, logits, x_tile, args.compute, out.grad_weight, begin > 0);
+    if (bias.defined()) matrix_grad_bias(ctx, logits, out.grad_bias, begin > 0);
+  }
+  out.loss = mean_of(losses.data<double>(), tokens, out.num_tokens);
+  if (want_token_loss) out.token_loss = losses;
+  return out;
+}
+
+}  // namespace coluber::ops

@@ -1,0 +1,231 @@
+// linear: checks, layouts and the choice of kernel.
+#include "ops/linear.h"
+
+#include <algorithm>
+
+#include "coluber/ops.h"
+#include "kernels/matmul.h"
+#include "kernels/reference/matmul.h"
+#include "ops/op_check.h"
+
+namespace coluber::ops {
+namespace {
+
+constexpr std::string_view kOp = "linear";
+
+std::int64_t row_stride(const Tensor& matrix) {
+  return matrix.size(0) > 1 ? matrix.stride(0) : matrix.size(1);
+}
+
+WeightMatrix weight_matrix(const Tensor& weight) {
+  return {weight.raw(), weight.dtype(), row_stride(weight)};
+}
+
+// A factor as the reference kernels multiply it.
+Tensor reference_factor(const Tensor& t, DType dtype, DType compute) {
+  return compute == DType::kBF16 ? t.to(DType::kBF16).to(dtype) : t.to(dtype);
+}
+
+// Calls f(T{}) with the C++ type of a dtype that is f32 or f64.
+template <class F>
+void with_type(DType dtype, F&& f) {
+  dtype == DType::kF64 ? f(double{}) : f(float{});
+}
+
+}  // namespace
+
+bool takes_reference(const Context& ctx, DType dtype) {
+  return dtype == DType::kF64 || ctx.algorithm() == Algorithm::kReference;
+}
+
+Tensor as_matrix(const Tensor& t) {
+  const std::int64_t columns = t.size(-1);
+  std::int64_t rows = 1, stride = 0;
+  bool joined = columns <= 1 || t.stride(-1) == 1;
+  for (int axis = t.rank() - 2; axis >= 0; --axis) {
+    if (t.size(axis) == 1) continue;
+    if (rows == 1)
+      stride = t.stride(axis);
+    else
+      joined = joined && t.stride(axis) == stride * rows;
+    rows *= t.size(axis);
+  }
+  joined = joined && (rows <= 1 || stride >= columns);
+  if (joined) return t.with_strides({rows, columns}, {rows > 1 ? stride : std::max<std::int64_t>(columns, 1), 1});
+  const Tensor copy = t.clone();
+  return copy.reshape({rows, columns});
+}
+
+void check_linear(std::string_view op, const Tensor& x, const Tensor& weight, const Tensor& bias, DType compute) {
+  if (!x.defined() || x.rank() < 1) {
+    refuse_value(ErrorCode::kInvalidArgument, op, "x", "shape (..., in)", x.defined() ? "()" : "no tensor");
+  }
+  if (x.dtype() != DType::kF32 && x.dtype() != DType::kF64) {
+    refuse_value(ErrorCode::kInvalidArgument, op, "dtype of x", "f32 or f64", dtype_name(x.dtype()));
+  }
+  check_shape(op, "weight", weight, {-1, x.size(-1)});
+  const bool fits = weight.dtype() == x.dtype() ||
+                    (x.dtype() == DType::kF32 && (weight.dtype() == DType::kBF16 || weight.dtype() == DType::kF16));
+  if (!fits) {
+    refuse_value(ErrorCode::kInvalidArgument, op, "dtype of weight",
+                 x.dtype() == DType::kF32 ? "f32, bf16 or f16 since x is f32" : "f64 since x is f64",
+                 dtype_name(weight.dtype()));
+  }
+  if (bias.defined()) {
+    check_shape(op, "bias", bias, {weight.size(0)});
+    if (bias.dtype() != x.dtype() && bias.dtype() != weight.dtype()) {
+      refuse_value(ErrorCode::kInvalidArgument, op, "dtype of bias",
+                   join(dtype_name(x.dtype()), " of x or ", dtype_name(weight.dtype()), " of weight"),
+                   dtype_name(bias.dtype()));
+    }
+  }
+  if (compute != DType::kF32 && compute != DType::kBF16) {
+    refuse_value(ErrorCode::kInvalidArgument, op, "compute", "f32 or bf16", dtype_name(compute));
+  }
+}
+
+Tensor bias_like(const Tensor& bias, DType dtype) {
+  return bias.defined() ? bias.to(dtype).contiguous() : bias;
+}
+
+void matrix_forward(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, DType compute,
+                    const Tensor& y) {
+  if (takes_reference(ctx, x.dtype())) {
+    const Tensor a = reference_factor(x, x.dtype(), compute), w = reference_factor(weight, x.dtype(), compute);
+    with_type(x.dtype(), [&](auto zero) {
+      using T = decltype(zero);
+      reference::matmul<T>(view_of<const T, 2>(a), reference::transposed(view_of<const T, 2>(w)), view_of<T, 2>(y));
+      if (bias.defined()) reference::add_bias<T>(view_of<const T, 1>(bias), view_of<T, 2>(y));
+    });
+    return;
+  }
+  LinearForwardParams p;
+  p.m = x.size(0);
+  p.n = weight.size(0);
+  p.k = x.size(1);
+  p.x = x.data<float>();
+  p.ldx = row_stride(x);
+  p.weight = weight_matrix(weight);
+  p.bias = bias.defined() ? bias.data<float>() : nullptr;
+  p.bf16 = compute == DType::kBF16;
+  p.y = y.data<float>();
+  p.ldy = row_stride(y);
+  cpu::linear_forward(ctx.threads(), ctx.scratch(), p);
+}
+
+void matrix_grad_x(Context& ctx, const Tensor& grad_y, const Tensor& weight, DType compute, const Tensor& grad_x) {
+  if (takes_reference(ctx, grad_y.dtype())) {
+    const Tensor g = reference_factor(grad_y, grad_y.dtype(), compute);
+    const Tensor w = reference_factor(weight, grad_y.dtype(), compute);
+    with_type(grad_y.dtype(), [&](auto zero) {
+      using T = decltype(zero);
+      reference::matmul<T>(view_of<const T, 2>(g), view_of<const T, 2>(w), view_of<T, 2>(grad_x));
+    });
+    return;
+  }
+  LinearGradXParams p;
+  p.m = grad_y.size(0);
+  p.n = weight.size(0);
+  p.k = weight.size(1);
+  p.grad_y = grad_y.data<float>();
+  p.ldgy = row_stride(grad_y);
+  p.weight = weight_matrix(weight);
+  p.bf16 = compute == DType::kBF16;
+  p.grad_x = grad_x.data<float>();
+  p.ldgx = row_stride(grad_x);
+  cpu::linear_grad_x(ctx.threads(), ctx.scratch(), p);
+}
+
+void matrix_grad_weight(Context& ctx, const Tensor& grad_y, const Tensor& x, DType compute, const Tensor& grad_weight,
+                        bool accumulate) {
+  if (takes_reference(ctx, x.dtype())) {
+    const Tensor g = reference_factor(grad_y, x.dtype(), compute), a = reference_factor(x, x.dtype(), compute);
+    with_type(x.dtype(), [&](auto zero) {
+      using T = decltype(zero);
+      reference::matmul<T>(reference::transposed(view_of<const T, 2>(g)), view_of<const T, 2>(a),
+                           view_of<T, 2>(grad_weight), accumulate);
+    });
+    return;
+  }
+  LinearGradWeightParams p;
+  p.m = x.size(0);
+  p.n = grad_y.size(1);
+  p.k = x.size(1);
+  p.grad_y = grad_y.data<float>();
+  p.ldgy = row_stride(grad_y);
+  p.x = x.data<float>();
+  p.ldx = row_stride(x);
+  p.bf16 = compute == DType::kBF16;
+  p.accumulate = accumulate;
+  p.grad_weight = grad_weight.data<float>();
+  p.ldgw = row_stride(grad_weight);
+  cpu::linear_grad_weight(ctx.threads(), ctx.scratch(), p);
+}
+
+void matrix_grad_bias(Context& ctx, const Tensor& grad_y, const Tensor& grad_bias, bool accumulate) {
+  if (takes_reference(ctx, grad_y.dtype())) {
+    with_type(grad_y.dtype(), [&](auto zero) {
+      using T = decltype(zero);
+      reference::column_sums<T>(view_of<const T, 2>(grad_y), view_of<T, 1>(grad_bias), accumulate);
+    });
+    return;
+  }
+  LinearGradBiasParams p;
+  p.m = grad_y.size(0);
+  p.n = grad_y.size(1);
+  p.grad_y = grad_y.data<float>();
+  p.ldgy = row_stride(grad_y);
+  p.accumulate = accumulate;
+  p.grad_bias = grad_bias.data<float>();
+  cpu::linear_grad_bias(ctx.threads(), p);
+}
+
+Tensor linear_forward(Context& ctx, const LinearArgs& args) {
+  check_linear(kOp, args.x, args.weight, args.bias, args.compute);
+  Shape shape = args.x.shape();
+  shape[shape.rank() - 1] = args.weight.size(0);
+  const Tensor y = Tensor::empty(shape, args.x.dtype());
+  if (y.numel() == 0) return y;
+  matrix_forward(ctx, as_matrix(args.x), as_matrix(args.weight), bias_like(args.bias, args.x.dtype()), args.compute,
+                 as_matrix(y));
+  return y;
+}
+
+LinearGrads linear_backward(Context& ctx, const LinearArgs& args, const Tensor& grad_y, bool want_grad_x,
+                            const Tensor& grad_weight_into, const Tensor& grad_bias_into) {
+  check_linear(kOp, args.x, args.weight, args.bias, args.compute);
+  const DType dtype = args.x.dtype();
+  Shape shape = args.x.shape();
+  shape[shape.rank() - 1] = args.weight.size(0);
+  check_dtype(kOp, "grad_y", grad_y, dtype);
+  if (!(grad_y.shape() == shape)) {
+    refuse_value(ErrorCode::kInvalidArgument, kOp, "grad_y", "shape " + shape.to_string(), grad_y.shape().to_string());
+  }
+  auto check_into = [&](std::string_view name, const Tensor& into, const Shape& expected) {
+    if (!into.defined()) return;
+    check_dtype(kOp, name, into, dtype);
+    if (!(into.shape() == expected) || !into.is_contiguous()) {
+      refuse_value(ErrorCode::kInvalidArgument, kOp, name, "contiguous, shape " + expected.to_string(),
+                   into.shape().to_string());
+    }
+  };
+  check_into("grad_weight_into", grad_weight_into, args.weight.shape());
+  check_into("grad_bias_into", grad_bias_into, {args.weight.size(0)});
+
+  const Tensor x = as_matrix(args.x), g = as_matrix(grad_y);
+  LinearGrads grads;
+  if (want_grad_x) {
+    grads.x = Tensor::empty(args.x.shape(), dtype);
+    if (grads.x.numel() > 0) matrix_grad_x(ctx, g, as_matrix(args.weight), args.compute, as_matrix(grads.x));
+  }
+  grads.weight = grad_weight_into.defined() ? grad_weight_into : Tensor::empty(args.weight.shape(), dtype);
+  if (grads.weight.numel() > 0)
+    matrix_grad_weight(ctx, g, x, args.compute, as_matrix(grads.weight), grad_weight_into.defined());
+  if (args.bias.defined()) {
+    grads.bias = grad_bias_into.defined() ? grad_bias_into : Tensor::empty({args.weight.size(0)}, dtype);
+    matrix_grad_bias(ctx, g, grads.bias, grad_bias_into.defined());
+  }
+  return grads;
+}
+
+}  // namespace coluber::ops

@@ -1,0 +1,32 @@
+// The products of a linear layer on matrices that are already checked: the part that linear and the head with cross
+// entropy share. Chooses between the reference and the fast kernel; kernels/matmul.h has the formulas.
+#pragma once
+
+#include <string_view>
+
+#include "coluber/context.h"
+#include "coluber/tensor.h"
+
+namespace coluber::ops {
+
+// The plain loops are taken for f64, and for f32 when the context asks for them.
+bool takes_reference(const Context& ctx, DType dtype);
+
+// (...,n) as (tokens,n) with contiguous rows: a view where the strides allow it, else a copy.
+Tensor as_matrix(const Tensor& t);
+
+// x of f32 or f64; weight (out,in) of a dtype that goes with it; compute f32 or bf16.
+void check_linear(std::string_view op, const Tensor& x, const Tensor& weight, const Tensor& bias, DType compute);
+
+// A bias of the dtype of the products; undefined stays undefined.
+Tensor bias_like(const Tensor& bias, DType dtype);
+
+// Matrices as from as_matrix, results too. `accumulate` adds to the result instead of overwriting it.
+void matrix_forward(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, DType compute,
+                    const Tensor& y);
+void matrix_grad_x(Context& ctx, const Tensor& grad_y, const Tensor& weight, DType compute, const Tensor& grad_x);
+void matrix_grad_weight(Context& ctx, const Tensor& grad_y, const Tensor& x, DType compute, const Tensor& grad_weight,
+                        bool accumulate);
+void matrix_grad_bias(Context& ctx, const Tensor& grad_y, const Tensor& grad_bias, bool accumulate);
+
+}  // namespace coluber::ops
