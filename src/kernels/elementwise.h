@@ -1,0 +1,41 @@
+// Small things over whole tensors, seen as (rows,columns) with contiguous rows.
+//
+//   add:             accumulator += scale x
+//   scale:           x *= scale
+//   sum_of_squares:  sum x^2 in double; terms in a fixed order, whatever the thread count
+//   dropout:         y = x / (1 - p) where keep(i), else 0; keep(i) = Rng(seed, stream).uniform(i) >= p (core/rng.h),
+//                    i = row columns + column
+//
+// Called by ops/elementwise.cc and ops/dropout.cc, which check shapes.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/view.h"
+
+namespace coluber {
+
+class Arena;
+class ThreadPool;
+
+template <class T>
+struct DropoutParams {
+  View<const T, 2> x;
+  View<T, 2> y;
+  double p = 0;  // in [0, 1)
+  std::uint64_t seed = 0, stream = 0;
+
+  // uniform(i) has 24 bits, so uniform(i) >= p is the same as (bits(i) >> 8) >= threshold.
+  std::uint32_t threshold() const { return static_cast<std::uint32_t>(std::ceil(p * 0x1p24)); }
+};
+
+namespace cpu {
+
+void add(ThreadPool& threads, View<float, 2> accumulator, View<const float, 2> x, float scale);
+void scale(ThreadPool& threads, View<float, 2> x, float scale);
+double sum_of_squares(ThreadPool& threads, Arena& scratch, View<const float, 2> x);
+void dropout(ThreadPool& threads, const DropoutParams<float>& p);
+
+}  // namespace cpu
+}  // namespace coluber

@@ -1,0 +1,35 @@
+// dropout: checks, layout and the choice of kernel.
+#include "coluber/ops.h"
+#include "kernels/elementwise.h"
+#include "kernels/reference/elementwise.h"
+#include "ops/linear.h"
+#include "ops/op_check.h"
+
+namespace coluber::ops {
+
+Tensor dropout(Context& ctx, const Tensor& x, double p, std::uint64_t seed, std::uint64_t stream) {
+  constexpr std::string_view kOp = "dropout";
+  if (!x.defined()) refuse_value(ErrorCode::kInvalidArgument, kOp, "x", "a tensor", "no tensor");
+  if (x.dtype() != DType::kF32 && x.dtype() != DType::kF64) {
+    refuse_value(ErrorCode::kInvalidArgument, kOp, "dtype of x", "f32 or f64", dtype_name(x.dtype()));
+  }
+  if (!(p >= 0 && p < 1)) refuse_value(ErrorCode::kInvalidArgument, kOp, "p", "0 up to but not 1", join(p));
+  const Tensor y = Tensor::empty(x.shape(), x.dtype());
+  if (y.numel() == 0) return y;
+  const Tensor in = x.is_contiguous() ? x.reshape({1, x.numel()}) : as_matrix(x);
+  const Tensor out = y.reshape(in.shape());
+  auto params = [&](auto zero) {
+    using T = decltype(zero);
+    return DropoutParams<T>{view_of<const T, 2>(in), view_of<T, 2>(out), p, seed, stream};
+  };
+  if (x.dtype() == DType::kF64) {
+    reference::dropout(params(0.0));
+  } else if (takes_reference(ctx, x.dtype())) {
+    reference::dropout(params(0.0f));
+  } else {
+    cpu::dropout(ctx.threads(), params(0.0f));
+  }
+  return y;
+}
+
+}  // namespace coluber::ops
