@@ -1,0 +1,67 @@
+// selective_scan: the S6 recurrence (arXiv 2312.00752, equations 2a and 2b with the discretisation of section 3.2).
+//
+//   dt_t = softplus(dt_t + dt_bias)
+//   h_t  = exp(dt_t A) h_{t-1} + dt_t B_t u_t          per channel and state
+//   y_t  = sum_n C_t h_t + D u_t                       complex: 2 Re(sum_n C_t h_t)
+//   y_t  = y_t silu(z_t)
+//
+// Called by ops/selective_scan.cc, which checks shapes. Extents: b rows, l tokens, d channels, n states, g groups.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/sequence_range.h"
+#include "kernels/view.h"
+
+namespace coluber {
+
+class Arena;
+class ThreadPool;
+
+template <class T>
+struct SelectiveScanParams {
+  std::int64_t d = 0, n = 0;
+  bool is_complex = false;  // A, constant B and C, and states hold re, im pairs: n states take 2n elements
+  bool dt_softplus = false, reverse = false;
+  View<const T, 3> u, dt, z;  // (b,l,d)
+  View<const T, 2> A;         // (d,n e), e = 1 or 2 elements per state; contiguous rows
+  View<const T, 4> B, C;      // (b,l,g,n e); constant ones have g = d and strides 0 for b and l
+  bool B_is_constant = false, C_is_constant = false;
+  const T* D = nullptr;        // (d)
+  const T* dt_bias = nullptr;  // (d)
+  View<const std::uint8_t, 2> resets;
+  const SequenceRange* sequences = nullptr;
+  std::int64_t num_sequences = 0;
+  View<const T, 3> state_in;  // (s,d,n e)
+  View<T, 3> state_out;       // (s,d,n e), may be state_in
+  View<T, 3> y;               // (b,l,d)
+};
+
+// Absent ones are not wanted. Those of constant B and C have strides 0 along b and l.
+template <class T>
+struct SelectiveScanGradParams {
+  View<const T, 3> grad_y;          // (b,l,d)
+  View<const T, 3> grad_state_out;  // (s,d,n e)
+  View<T, 3> grad_u, grad_dt, grad_z;
+  View<T, 2> grad_A;          // (d,n e)
+  View<T, 4> grad_B, grad_C;  // shaped like B and C; constant: (1,1,d,n e)
+  T* grad_D = nullptr;
+  T* grad_dt_bias = nullptr;
+  View<T, 3> grad_state_in;
+};
+
+namespace cpu {
+
+// Floats of checkpoints that forward writes for backward, in the kernel's own layout.
+std::int64_t selective_scan_checkpoint_elems(const SelectiveScanParams<float>& p);
+
+// u, dt, z, y, B and C must be contiguous in their last axis. `checkpoints` may be null in both: not wanted in forward,
+// recomputed in backward.
+void selective_scan_forward(ThreadPool& threads, Arena& scratch, const SelectiveScanParams<float>& p,
+                            float* checkpoints);
+// Gradients may be uninitialised: all of them are overwritten.
+void selective_scan_backward(ThreadPool& threads, Arena& scratch, const SelectiveScanParams<float>& p,
+                             const float* checkpoints, const SelectiveScanGradParams<float>& g);
+
+}  // namespace cpu
+}  // namespace coluber

@@ -1,0 +1,302 @@
+// selective_scan: checks, layouts and the choice of kernel.
+#include "kernels/selective_scan.h"
+
+#include <cstddef>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "coluber/ops.h"
+#include "kernels/reference/selective_scan.h"
+#include "ops/op_check.h"
+#include "ops/sequences.h"
+
+namespace coluber::ops {
+namespace {
+
+constexpr std::string_view kOp = "selective_scan";
+
+struct Extents {
+  std::int64_t b = 0, l = 0, d = 0, n = 0, slots = 0;
+  std::int64_t elems = 1;  // numbers per state: 2 when complex
+
+  Shape state() const { return elems == 2 ? Shape{slots, d, n, 2} : Shape{slots, d, n}; }
+};
+
+// (...,n,2) -> (...,2n) for complex ones: re and im are neighbours.
+Tensor join_pairs(const Tensor& t, std::int64_t elems) {
+  if (!t.defined() || elems == 1) return t;
+  const Tensor c = t.contiguous();
+  std::vector<std::int64_t> shape(c.shape().begin(), c.shape().end() - 1);
+  shape.back() *= 2;
+  return c.reshape(Shape(shape));
+}
+
+// Fast kernels read channels (and states of B, C) as vectors.
+Tensor with_unit_stride(const Tensor& t) {
+  return !t.defined() || t.size(-1) <= 1 || t.stride(-1) == 1 ? t : t.clone();
+}
+
+void check_coefficients(std::string_view name, const Tensor& t, const Extents& x) {
+  const int rank = t.rank() - static_cast<int>(x.elems - 1);
+  const char* expected = x.elems == 2 ? "(d, n, 2), (b, l, n, 2) or (b, l, g, n, 2), since A is complex"
+                                      : "(d, n), (b, l, n) or (b, l, g, n)";
+  if (!t.defined() || rank < 2 || rank > 4) {
+    refuse_value(ErrorCode::kInvalidArgument, kOp, name, join("shape ", expected),
+                 t.defined() ? t.shape().to_string() : "no tensor");
+  }
+  if (rank == 2) x.elems == 2 ? check_shape(kOp, name, t, {x.d, x.n, 2}) : check_shape(kOp, name, t, {x.d, x.n});
+  if (rank == 3) {
+    x.elems == 2 ? check_shape(kOp, name, t, {x.b, x.l, x.n, 2}) : check_shape(kOp, name, t, {x.b, x.l, x.n});
+  }
+  if (rank == 4) {
+    x.elems == 2 ? check_shape(kOp, name, t, {x.b, x.l, -1, x.n, 2}) : check_shape(kOp, name, t, {x.b, x.l, -1, x.n});
+    if (t.size(2) < 1 || x.d % t.size(2) != 0) {
+      refuse_value(ErrorCode::kInvalidArgument, kOp, join("groups of ", name), join("a divisor of ", x.d, " channels"),
+                   std::to_string(t.size(2)));
+    }
+  }
+}
+
+// B or C as the kernels see it, (b,l,g,n e): a constant one has a group for each channel and strides 0 along b and l.
+struct Coefficients {
+  Tensor tensor;
+  bool is_constant = false;
+};
+
+Coefficients as_grouped(const Tensor& t, const Extents& x, bool unit_stride) {
+  const int rank = t.rank() - static_cast<int>(x.elems - 1);
+  Tensor flat = join_pairs(t, x.elems);
+  if (unit_stride) flat = with_unit_stride(flat);
+  if (rank == 3) return {flat.unsqueeze(2), false};
+  if (rank == 4) return {flat, false};
+  return {flat.with_strides({x.b, x.l, x.d, x.n * x.elems}, {0, 0, flat.stride(0), flat.stride(1)}), true};
+}
+
+Extents check_extents(const SelectiveScanArgs& args) {
+  Extents x;
+  check_shape(kOp, "u", args.u, {-1, -1, -1});
+  x.b = args.u.size(0);
+  x.l = args.u.size(1);
+  x.d = args.u.size(2);
+  if (args.A.rank() == 3) {
+    x.elems = 2;
+    check_shape(kOp, "A", args.A, {x.d, -1, 2});
+  } else {
+    check_shape(kOp, "A", args.A, {x.d, -1});
+  }
+  x.n = args.A.size(1);
+  if (x.n < 1 || x.n > 256) {
+    refuse_value(ErrorCode::kInvalidArgument, kOp, "d_state (second axis of A)", "1 to 256", std::to_string(x.n));
+  }
+  check_shape(kOp, "dt", args.dt, {x.b, x.l, x.d});
+  if (args.z.defined()) check_shape(kOp, "z", args.z, {x.b, x.l, x.d});
+  if (args.D.defined()) check_shape(kOp, "D", args.D, {x.d});
+  if (args.dt_bias.defined()) check_shape(kOp, "dt_bias", args.dt_bias, {x.d});
+  check_coefficients("B", args.B, x);
+  check_coefficients("C", args.C, x);
+  return x;
+}
+
+void check_dtypes(const SelectiveScanArgs& args) {
+  const DType dtype = args.u.dtype();
+  if (dtype != DType::kF32 && dtype != DType::kF64) {
+    refuse_value(ErrorCode::kInvalidArgument, kOp, "dtype of u", "f32 or f64", dtype_name(dtype));
+  }
+  auto check = [&](std::string_view name, const Tensor& t) {
+    if (t.defined()) check_dtype(kOp, name, t, dtype);
+  };
+  check("dt", args.dt);
+  check("A", args.A);
+  check("B", args.B);
+  check("C", args.C);
+  check("D", args.D);
+  check("z", args.z);
+  check("dt_bias", args.dt_bias);
+  check("state_in", args.state_in);
+}
+
+// A tensor of the caller that the kernel writes, or the gradient of one that it made.
+void check_like(std::string_view name, const Tensor& t, const Shape& shape, DType dtype) {
+  if (!(t.defined() && t.shape() == shape)) {
+    refuse_value(ErrorCode::kInvalidArgument, kOp, name, "shape " + shape.to_string(),
+                 t.defined() ? t.shape().to_string() : "no tensor");
+  }
+  check_dtype(kOp, name, t, dtype);
+}
+
+// Everything that a call needs, kept alive while the kernel runs.
+struct Prepared {
+  Extents x;
+  Tensor u, dt, z, A, D, dt_bias, state_in, resets;
+  Coefficients B, C;
+  std::vector<SequenceRange> sequences;
+  bool reference = false;
+
+  // (s,d,n e); the view of a contiguous tensor, otherwise a copy.
+  Tensor flat_state(const Tensor& t) const {
+    return t.defined() ? t.contiguous().reshape({x.slots, x.d, x.n * x.elems}) : t;
+  }
+};
+
+Prepared prepare(const Context& ctx, const SelectiveScanArgs& args) {
+  check_dtypes(args);
+  Prepared p;
+  p.reference = args.u.dtype() == DType::kF64 || ctx.algorithm() == Algorithm::kReference;
+  p.x = check_extents(args);
+  p.sequences = sequence_ranges(kOp, p.x.b, p.x.l, args.cu_seqlens);
+  p.x.slots = static_cast<std::int64_t>(p.sequences.size());
+  p.resets = checked_resets(kOp, args.resets, p.x.b, p.x.l);
+  auto layout = [&](const Tensor& t) { return p.reference ? t : with_unit_stride(t); };
+  p.u = layout(args.u);
+  p.dt = layout(args.dt);
+  p.z = layout(args.z);
+  p.A = join_pairs(args.A, p.x.elems).contiguous();
+  p.D = args.D.defined() ? args.D.contiguous() : args.D;
+  p.dt_bias = args.dt_bias.defined() ? args.dt_bias.contiguous() : args.dt_bias;
+  p.B = as_grouped(args.B, p.x, !p.reference);
+  p.C = as_grouped(args.C, p.x, !p.reference);
+  if (args.state_in.defined()) check_like("state_in", args.state_in, p.x.state(), args.u.dtype());
+  p.state_in = p.flat_state(args.state_in);
+  return p;
+}
+
+template <class T>
+SelectiveScanParams<T> to_params(const SelectiveScanArgs& args, const Prepared& p) {
+  SelectiveScanParams<T> k;
+  k.d = p.x.d;
+  k.n = p.x.n;
+  k.is_complex = p.x.elems == 2;
+  k.dt_softplus = args.dt_softplus;
+  k.reverse = args.reverse;
+  k.u = view_of<const T, 3>(p.u);
+  k.dt = view_of<const T, 3>(p.dt);
+  k.z = view_of<const T, 3>(p.z);
+  k.A = view_of<const T, 2>(p.A);
+  k.B = view_of<const T, 4>(p.B.tensor);
+  k.C = view_of<const T, 4>(p.C.tensor);
+  k.B_is_constant = p.B.is_constant;
+  k.C_is_constant = p.C.is_constant;
+  k.D = p.D.defined() ? p.D.data<T>() : nullptr;
+  k.dt_bias = p.dt_bias.defined() ? p.dt_bias.data<T>() : nullptr;
+  k.resets = view_of<const std::uint8_t, 2>(p.resets);
+  k.sequences = p.sequences.data();
+  k.num_sequences = p.x.slots;
+  k.state_in = view_of<const T, 3>(p.state_in);
+  return k;
+}
+
+// Both may be the same memory: every kernel reads a channel's state before it writes it. Other overlaps may not.
+bool overlaps_partly(const Tensor& a, const Tensor& b) {
+  if (a.numel() == 0 || b.numel() == 0 || a.raw() == b.raw()) return false;
+  const auto* a_begin = static_cast<const std::byte*>(a.raw());
+  const auto* b_begin = static_cast<const std::byte*>(b.raw());
+  return std::less<>{}(a_begin, b_begin + b.size_bytes()) && std::less<>{}(b_begin, a_begin + a.size_bytes());
+}
+
+}  // namespace
+
+Tensor selective_scan_forward(Context& ctx, const SelectiveScanArgs& args, Tensor* state_out,
+                              SelectiveScanSaved* saved) {
+  Prepared p = prepare(ctx, args);
+  const DType dtype = args.u.dtype();
+  const Tensor y = Tensor::empty(args.u.shape(), dtype);
+  Tensor state;  // (s,d,n e) contiguous
+  if (state_out != nullptr) {
+    if (!state_out->defined()) *state_out = Tensor::empty(p.x.state(), dtype);
+    check_like("state_out", *state_out, p.x.state(), dtype);
+    state = p.flat_state(*state_out);  // a copy when it is not contiguous
+    if (overlaps_partly(state, p.state_in)) p.state_in = p.state_in.clone();
+  }
+  auto run = [&](auto zero, auto&& kernel) {
+    using T = decltype(zero);
+    SelectiveScanParams<T> k = to_params<T>(args, p);
+    k.y = view_of<T, 3>(y);
+    k.state_out = view_of<T, 3>(state);
+    kernel(k);
+  };
+  if (saved != nullptr) saved->checkpoints = {};
+  if (dtype == DType::kF64) {
+    run(0.0, [](const auto& k) { reference::selective_scan_forward(k); });
+  } else if (p.reference) {
+    run(0.0f, [](const auto& k) { reference::selective_scan_forward(k); });
+  } else {
+    run(0.0f, [&](const auto& k) {
+      float* checkpoints = nullptr;
+      if (saved != nullptr) {
+        saved->checkpoints = Tensor::empty({cpu::selective_scan_checkpoint_elems(k)}, DType::kF32);
+        checkpoints = saved->checkpoints.template data<float>();
+      }
+      cpu::selective_scan_forward(ctx.threads(), ctx.scratch(), k, checkpoints);
+    });
+  }
+  if (state_out != nullptr && !state_out->is_contiguous()) state_out->copy_from(state.reshape(p.x.state()));
+  return y;
+}
+
+SelectiveScanGrads selective_scan_backward(Context& ctx, const SelectiveScanArgs& args, const SelectiveScanSaved& saved,
+                                           const Tensor& grad_y, const Tensor& grad_state_out) {
+  const Prepared p = prepare(ctx, args);
+  const DType dtype = args.u.dtype();
+  check_like("grad_y", grad_y, args.u.shape(), dtype);
+  if (grad_state_out.defined()) check_like("grad_state_out", grad_state_out, p.x.state(), dtype);
+  const Tensor gy = p.reference ? grad_y : with_unit_stride(grad_y);
+  const Tensor grad_state = p.flat_state(grad_state_out);
+  auto make = [&](const Tensor& like) {
+    if (!like.defined()) return Tensor{};
+    return Tensor::zeros(like.shape(), dtype);
+  };
+  SelectiveScanGrads grads{make(args.u), make(args.dt), make(args.A),       make(args.B),       make(args.C),
+                           make(args.D), make(args.z),  make(args.dt_bias), make(args.state_in)};
+  auto run = [&](auto zero, auto&& kernel) {
+    using T = decltype(zero);
+    const SelectiveScanParams<T> k = to_params<T>(args, p);
+    SelectiveScanGradParams<T> g;
+    g.grad_y = view_of<const T, 3>(gy);
+    g.grad_state_out = view_of<const T, 3>(grad_state);
+    g.grad_u = view_of<T, 3>(grads.u);
+    g.grad_dt = view_of<T, 3>(grads.dt);
+    g.grad_z = view_of<T, 3>(grads.z);
+    g.grad_A = view_of<T, 2>(join_pairs(grads.A, p.x.elems));
+    g.grad_B = view_of<T, 4>(as_grouped(grads.B, p.x, false).tensor);
+    g.grad_C = view_of<T, 4>(as_grouped(grads.C, p.x, false).tensor);
+    g.grad_D = grads.D.defined() ? grads.D.template data<T>() : nullptr;
+    g.grad_dt_bias = grads.dt_bias.defined() ? grads.dt_bias.template data<T>() : nullptr;
+    g.grad_state_in = view_of<T, 3>(p.flat_state(grads.state_in));
+    kernel(k, g);
+  };
+  if (dtype == DType::kF64) {
+    run(0.0, [](const auto& k, const auto& g) { reference::selective_scan_backward(k, g); });
+  } else if (p.reference) {
+    run(0.0f, [](const auto& k, const auto& g) { reference::selective_scan_backward(k, g); });
+  } else {
+    run(0.0f, [&](const auto& k, const auto& g) {
+      const std::int64_t elems = cpu::selective_scan_checkpoint_elems(k);
+      const float* checkpoints = nullptr;
+      if (saved.checkpoints.defined()) {
+        check_like("saved checkpoints", saved.checkpoints, {elems}, DType::kF32);
+        checkpoints = saved.checkpoints.template data<float>();
+      }
+      cpu::selective_scan_backward(ctx.threads(), ctx.scratch(), k, checkpoints, g);
+    });
+  }
+  return grads;
+}
+
+Tensor selective_scan_step(Context& ctx, const SelectiveScanArgs& args, const Tensor& state) {
+  check_shape(kOp, "u of a step", args.u, {-1, 1, -1});
+  if (args.cu_seqlens.defined()) {
+    refuse(ErrorCode::kInvalidArgument, kOp,
+           "cu_seqlens of a step: expected none, got a tensor (rows are the sequences)");
+  }
+  if (!state.defined()) {
+    refuse(ErrorCode::kInvalidArgument, kOp, "state of a step: expected shape (b, d, n), got no tensor");
+  }
+  SelectiveScanArgs one = args;
+  one.state_in = state;
+  Tensor state_out = state;
+  return selective_scan_forward(ctx, one, &state_out);
+}
+
+}  // namespace coluber::ops
