@@ -16,6 +16,14 @@ void check_float(std::string_view op, std::string_view what, const Tensor& t) {
   }
 }
 
+void check_owns_elements(std::string_view op, std::string_view what, const Tensor& t) {
+  for (int axis = 0; axis < t.rank(); ++axis) {
+    if (t.size(axis) > 1 && t.stride(axis) == 0) {
+      refuse_value(ErrorCode::kInvalidArgument, op, what, "elements of its own", "an axis of stride 0");
+    }
+  }
+}
+
 // (rows,columns) of any rank; a contiguous tensor is one row.
 Tensor rows_of(const Tensor& t) {
   if (t.is_contiguous()) return t.reshape({1, t.numel()});
@@ -42,6 +50,7 @@ void add_inplace(Context& ctx, const Tensor& accumulator, const Tensor& x, doubl
     refuse_value(ErrorCode::kInvalidArgument, kOp, "x", "shape " + accumulator.shape().to_string(),
                  x.shape().to_string());
   }
+  check_owns_elements(kOp, "accumulator", accumulator);
   if (x.numel() == 0) return;
   change_in_place(accumulator, [&](const Tensor& to) {
     Tensor from = rows_of(x), into = to;
@@ -62,6 +71,7 @@ void add_inplace(Context& ctx, const Tensor& accumulator, const Tensor& x, doubl
 
 void scale_inplace(Context& ctx, const Tensor& x, double scale) {
   check_float("scale_inplace", "x", x);
+  check_owns_elements("scale_inplace", "x", x);
   if (x.numel() == 0) return;
   change_in_place(x, [&](const Tensor& to) {
     if (x.dtype() == DType::kF64) {
