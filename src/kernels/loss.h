@@ -4,7 +4,7 @@
 //   grad_j = (exp(logit_j - lse) - [j == target]) grad_scale
 //
 // A row whose target is -1 has loss 0 and gradient 0. The sum over a row and the loss are double, exponentials f32
-// (f64 in the reference for T = double). NaN or +inf in a row makes its loss NaN. Called by ops/cross_entropy.cc, which
+// (f64 in the reference). NaN or +inf in a row makes its loss NaN. Called by ops/cross_entropy.cc, which
 // checks the targets; the kernels run on the calling thread, a tile of rows at a time.
 #pragma once
 

@@ -1,16 +1,24 @@
 #include "kernels/cpu/gemm.h"
 
-#include <algorithm>
-#include <string>
-
 #include "core/check.h"
+#include "core/cpu_features.h"
 
 #if defined(COLUBER_HAS_ONEDNN)
 #include <dlfcn.h>
-#include <dnnl.h>
+
+#include <dnnl.hpp>
+#include <map>
+#include <mutex>
+#include <tuple>
+#include <vector>
 #elif defined(COLUBER_HAS_OPENBLAS)
 #include <cblas.h>
 extern "C" void openblas_set_num_threads(int);  // not in every cblas.h
+#else
+#include <memory>
+
+#include "core/memory.h"
+#include "kernels/cpu/matmul_isa.h"
 #endif
 
 namespace coluber::cpu {
@@ -22,11 +30,11 @@ namespace {
 // Looked up at run time, because which OpenMP oneDNN was linked with is not ours to know.
 class OneThread {
  public:
-  OneThread() : saved_(get_ == nullptr ? 1 : get_()) {
-    if (saved_ != 1) set_(1);
+  OneThread() : saved_(get() == nullptr || set() == nullptr ? 1 : get()()) {
+    if (saved_ != 1) set()(1);
   }
   ~OneThread() {
-    if (saved_ != 1) set_(saved_);
+    if (saved_ != 1) set()(saved_);
   }
   OneThread(const OneThread&) = delete;
   OneThread& operator=(const OneThread&) = delete;
@@ -34,10 +42,74 @@ class OneThread {
  private:
   using Get = int (*)();
   using Set = void (*)(int);
-  static inline const Get get_ = reinterpret_cast<Get>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
-  static inline const Set set_ = reinterpret_cast<Set>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"));
+  static Get get() {
+    static const Get found = reinterpret_cast<Get>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
+    return found;
+  }
+  static Set set() {
+    static const Set found = reinterpret_cast<Set>(dlsym(RTLD_DEFAULT, "omp_set_num_threads"));
+    return found;
+  }
   int saved_;
 };
+
+// COLUBER_ISA holds for the library too. It listens only before its first product in this process.
+void lower_isa_once() {
+  static const bool done = [] {
+    if (selected_isa() == CpuIsa::kAvx2) dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2);
+    if (selected_isa() == CpuIsa::kBase) dnnl_set_max_cpu_isa(dnnl_cpu_isa_sse41);
+    return true;
+  }();
+  static_cast<void>(done);
+}
+
+const dnnl::engine& engine() {
+  static const dnnl::engine instance(dnnl::engine::kind::cpu, 0);
+  return instance;
+}
+
+// A product of bf16 by shape. Executing one from many threads is safe, since each brings its own scratch memory.
+struct Product {
+  dnnl::matmul::primitive_desc desc;
+  dnnl::matmul primitive;
+};
+
+using ProductKey =
+    std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t, bool, std::int64_t, bool, std::int64_t, bool>;
+
+// (rows,columns) as oneDNN describes it when its rows, or those of its transpose, are `ld` apart.
+dnnl::memory::desc matrix(std::int64_t rows, std::int64_t columns, std::int64_t ld, bool transposed,
+                          dnnl::memory::data_type type) {
+  return {{rows, columns}, type, transposed ? dnnl::memory::dims{1, ld} : dnnl::memory::dims{ld, 1}};
+}
+
+Product make_product(const Gemm<bfloat16>& p) {
+  using Type = dnnl::memory::data_type;
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  if (p.accumulate) {
+    dnnl::post_ops post;
+    post.append_sum(1.0f);
+    attributes.set_post_ops(post);
+  }
+  const dnnl::matmul::desc desc(matrix(p.m, p.k, p.lda, p.transpose_a, Type::bf16),
+                                matrix(p.k, p.n, p.ldb, p.transpose_b, Type::bf16),
+                                matrix(p.m, p.n, p.ldc, false, Type::f32));
+  const dnnl::matmul::primitive_desc chosen(desc, attributes, engine());
+  return {chosen, dnnl::matmul(chosen)};
+}
+
+// Making a product takes oneDNN 0.1 to 1 ms, so they are kept; shapes repeat. Cleared when a caller has very many.
+Product product_for(const Gemm<bfloat16>& p) {
+  constexpr std::size_t kMostProducts = 1024;
+  static std::mutex mutex;
+  static auto& products = *new std::map<ProductKey, Product>;  // never destroyed: oneDNN may be gone by then
+  const ProductKey key(p.m, p.n, p.k, p.lda, p.transpose_a, p.ldb, p.transpose_b, p.ldc, p.accumulate);
+  std::lock_guard lock(mutex);
+  if (const auto it = products.find(key); it != products.end()) return it->second;
+  if (products.size() >= kMostProducts) products.clear();
+  return products.emplace(key, make_product(p)).first->second;
+}
 
 }  // namespace
 
@@ -45,27 +117,62 @@ std::string_view gemm_library() {
   return "onednn";
 }
 
-void gemm_f32(const GemmF32& p) {
+bool gemm_has_bf16() {
+  return has_avx512_bf16();
+}
+
+void gemm(const Gemm<float>& p) {
+  lower_isa_once();
   OneThread one_thread;
   const dnnl_status_t status = dnnl_sgemm(p.transpose_a ? 'T' : 'N', p.transpose_b ? 'T' : 'N', p.m, p.n, p.k, 1.0f,
                                           p.a, p.lda, p.b, p.ldb, p.accumulate ? 1.0f : 0.0f, p.c, p.ldc);
-  if (status != dnnl_success)
+  if (status != dnnl_success) {
     refuse(ErrorCode::kInternal, "gemm", join("oneDNN refused with status ", static_cast<int>(status)));
+  }
 }
 
-#elif defined(COLUBER_HAS_OPENBLAS)
+void gemm(const Gemm<bfloat16>& p) {
+  OneThread one_thread;
+  try {
+    const Product product = product_for(p);
+    thread_local dnnl::stream stream(engine());
+    thread_local std::vector<char> scratch;
+    scratch.resize(std::max(scratch.size(), product.desc.scratchpad_desc().get_size() + 64));
+    auto memory = [](const dnnl::memory::desc& desc, const void* data) {
+      return dnnl::memory(desc, engine(), const_cast<void*>(data));
+    };
+    product.primitive.execute(stream, {{DNNL_ARG_SRC, memory(product.desc.src_desc(), p.a)},
+                                       {DNNL_ARG_WEIGHTS, memory(product.desc.weights_desc(), p.b)},
+                                       {DNNL_ARG_DST, memory(product.desc.dst_desc(), p.c)},
+                                       {DNNL_ARG_SCRATCHPAD, memory(product.desc.scratchpad_desc(), scratch.data())}});
+  } catch (const dnnl::error& error) {
+    refuse(ErrorCode::kInternal, "gemm", join("oneDNN refused: ", error.what()));
+  }
+}
+
+#else
+
+bool gemm_has_bf16() {
+  return false;
+}
+
+void gemm(const Gemm<bfloat16>&) {
+  refuse(ErrorCode::kInternal, "gemm", "bf16 products: expected a build with oneDNN, got none");
+}
+
+#if defined(COLUBER_HAS_OPENBLAS)
 
 std::string_view gemm_library() {
   return "openblas";
 }
 
-void gemm_f32(const GemmF32& p) {
+void gemm(const Gemm<float>& p) {
   static const bool once = (openblas_set_num_threads(1), true);  // its own pool would compete with ours
   static_cast<void>(once);
+  auto size = [](std::int64_t n) { return static_cast<blasint>(n); };
   cblas_sgemm(CblasRowMajor, p.transpose_a ? CblasTrans : CblasNoTrans, p.transpose_b ? CblasTrans : CblasNoTrans,
-              static_cast<blasint>(p.m), static_cast<blasint>(p.n), static_cast<blasint>(p.k), 1.0f, p.a,
-              static_cast<blasint>(p.lda), p.b, static_cast<blasint>(p.ldb), p.accumulate ? 1.0f : 0.0f, p.c,
-              static_cast<blasint>(p.ldc));
+              size(p.m), size(p.n), size(p.k), 1.0f, p.a, size(p.lda), p.b, size(p.ldb), p.accumulate ? 1.0f : 0.0f,
+              p.c, size(p.ldc));
 }
 
 #else
@@ -74,26 +181,14 @@ std::string_view gemm_library() {
   return "own";
 }
 
-void gemm_f32(const GemmF32& p) {
-  for (std::int64_t i = 0; i < p.m; ++i) {
-    float* c = p.c + i * p.ldc;
-    if (!p.accumulate) std::fill(c, c + p.n, 0.0f);
-    if (p.transpose_b) {
-      for (std::int64_t j = 0; j < p.n; ++j) {
-        float sum = 0;
-        for (std::int64_t l = 0; l < p.k; ++l)
-          sum += (p.transpose_a ? p.a[l * p.lda + i] : p.a[i * p.lda + l]) * p.b[j * p.ldb + l];
-        c[j] += sum;
-      }
-      continue;
-    }
-    for (std::int64_t l = 0; l < p.k; ++l) {
-      const float a = p.transpose_a ? p.a[l * p.lda + i] : p.a[i * p.lda + l];
-      for (std::int64_t j = 0; j < p.n; ++j) c[j] += a * p.b[l * p.ldb + j];
-    }
-  }
+void gemm(const Gemm<float>& p) {
+  static const auto kernel = COLUBER_PICK_ISA(gemm_own);
+  thread_local const std::shared_ptr<void> workspace =
+      allocate_cpu(kGemmOwnWorkspace * static_cast<std::int64_t>(sizeof(float)));
+  kernel(p, static_cast<float*>(workspace.get()));
 }
 
+#endif
 #endif
 
 }  // namespace coluber::cpu

@@ -1,0 +1,93 @@
+#include "kernels/machine.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <vector>
+
+#include "core/memory.h"
+#include "core/threads.h"
+#include "kernels/cpu/gemm.h"
+#include "kernels/cpu/matmul_isa.h"
+
+namespace coluber {
+namespace {
+
+constexpr std::int64_t kLeastBufferBytes = 256 << 20;
+constexpr std::int64_t kOrder = 512;          // 3 matrices of 1 MiB: in a private L2 or its share of the last level
+constexpr std::int64_t kProductsPerTask = 8;  // 2 GFLOP: 20 ms on one core
+
+template <class F>
+double best_seconds(int repetitions, F&& f) {
+  double best = 1e300;
+  f();  // pages are touched, code is generated
+  for (int i = 0; i < repetitions; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    f();
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
+std::int64_t buffer_bytes() {
+#ifdef _SC_LEVEL3_CACHE_SIZE
+  return std::max<std::int64_t>(kLeastBufferBytes, 8 * std::max<std::int64_t>(sysconf(_SC_LEVEL3_CACHE_SIZE), 0));
+#else
+  return kLeastBufferBytes;
+#endif
+}
+
+// Every thread multiplies (kOrder, kOrder) matrices of its own.
+template <class T>
+double matrix_rate(ThreadPool& threads, int repetitions) {
+  constexpr std::int64_t kElems = kOrder * kOrder;
+  constexpr std::int64_t kBytes = kElems * static_cast<std::int64_t>(2 * sizeof(T) + sizeof(float));
+  const int tasks = threads.num_threads();
+  const std::shared_ptr<void> memory = allocate_cpu(tasks * kBytes);
+  std::memset(memory.get(), 0, static_cast<std::size_t>(tasks * kBytes));
+  const double seconds = best_seconds(repetitions, [&] {
+    threads.run(tasks, [&](std::int64_t task) {
+      float* c = static_cast<float*>(memory.get()) + task * (kBytes / 4);
+      const T* a = reinterpret_cast<const T*>(c + kElems);
+      for (std::int64_t i = 0; i < kProductsPerTask; ++i) {
+        cpu::gemm(cpu::Gemm<T>{kOrder, kOrder, kOrder, a, kOrder, false, a + kElems, kOrder, false, false, c, kOrder});
+      }
+    });
+  });
+  return 2.0 * kOrder * kOrder * kOrder * kProductsPerTask * tasks / seconds;
+}
+
+}  // namespace
+
+double measure_read_bandwidth(ThreadPool& threads, int repetitions) {
+  constexpr std::int64_t kLineBytes = 64;
+  const std::int64_t bytes = buffer_bytes(), lines = bytes / kLineBytes;
+  const std::shared_ptr<void> buffer = allocate_cpu(bytes);
+  std::memset(buffer.get(), 1, static_cast<std::size_t>(bytes));
+  std::vector<std::uint32_t> sums(static_cast<std::size_t>(threads.num_threads()));
+  const double seconds = best_seconds(repetitions, [&] {
+    threads.run_shares(lines, [&](std::int64_t begin, std::int64_t end, int thread) {
+      const auto* words = static_cast<const std::uint32_t*>(buffer.get());
+      sums[static_cast<std::size_t>(thread)] =
+          cpu::sum_of_words(words + begin * (kLineBytes / 4), (end - begin) * (kLineBytes / 4));
+    });
+  });
+  return static_cast<double>(bytes) / seconds;
+}
+
+double measure_f32_rate(ThreadPool& threads, int repetitions) {
+  return matrix_rate<float>(threads, repetitions);
+}
+
+double measure_bf16_rate(ThreadPool& threads, int repetitions) {
+  return cpu::gemm_has_bf16() ? matrix_rate<bfloat16>(threads, repetitions) : 0;
+}
+
+MachineRates measure_machine(ThreadPool& threads, int repetitions) {
+  return {measure_read_bandwidth(threads, repetitions), measure_f32_rate(threads, repetitions),
+          measure_bf16_rate(threads, repetitions)};
+}
+
+}  // namespace coluber
