@@ -1,17 +1,27 @@
 // Which kernels kAuto takes in this build on this machine.
 #include "coluber/ops.h"
+#include "core/check.h"
+#include "core/cpu_features.h"
 #include "kernels/matmul.h"
 
 namespace coluber::ops {
 
 std::vector<KernelChoice> kernel_choices() {
   const std::string isa(cpu_isa()), library(cpu::matrix_library());
-  const std::string best = "best instruction set of this machine and build";
-  std::vector<KernelChoice> choices;
-  choices.push_back(
-      {"linear", library, "matrix library of this build; 8 tokens or fewer take kernels of ours: " + isa});
+  const std::string many = join("linear, over ", kSkinnyRows, " tokens"),
+                    few = join("linear, up to ", kSkinnyRows, " tokens");
+  const std::string library_reason = library == "onednn"     ? "oneDNN is in this build"
+                                     : library == "openblas" ? "OpenBLAS is in this build, oneDNN is not"
+                                                             : "neither oneDNN nor OpenBLAS is in this build";
+  std::vector<KernelChoice> choices = {
+      {many + ", f32", library, library_reason},
+      {many + ", bf16", library,
+       cpu::has_bf16_products() ? "bf16 dot products of this machine"
+                                : "rounded to bf16, multiplied in f32: no bf16 dot products in this build or machine"},
+      {few, isa, "weights are read once, at the speed of memory"},
+  };
   for (const char* op : {"selective_scan", "causal_conv1d", "norm", "embedding", "cross_entropy", "dropout", "adamw"}) {
-    choices.push_back({op, isa, best});
+    choices.push_back({op, isa, "best instruction set of this machine and build, or COLUBER_ISA"});
   }
   return choices;
 }

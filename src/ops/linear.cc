@@ -197,10 +197,11 @@ LinearGrads linear_backward(Context& ctx, const LinearArgs& args, const Tensor& 
   const DType dtype = args.x.dtype();
   Shape shape = args.x.shape();
   shape[shape.rank() - 1] = args.weight.size(0);
-  check_dtype(kOp, "grad_y", grad_y, dtype);
-  if (!(grad_y.shape() == shape)) {
-    refuse_value(ErrorCode::kInvalidArgument, kOp, "grad_y", "shape " + shape.to_string(), grad_y.shape().to_string());
+  if (!grad_y.defined() || !(grad_y.shape() == shape)) {
+    refuse_value(ErrorCode::kInvalidArgument, kOp, "grad_y", "shape " + shape.to_string(),
+                 grad_y.defined() ? grad_y.shape().to_string() : "no tensor");
   }
+  check_dtype(kOp, "grad_y", grad_y, dtype);
   auto check_into = [&](std::string_view name, const Tensor& into, const Shape& expected) {
     if (!into.defined()) return;
     check_dtype(kOp, name, into, dtype);

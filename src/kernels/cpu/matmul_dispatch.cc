@@ -236,5 +236,8 @@ std::uint32_t sum_of_words(const std::uint32_t* words, std::int64_t n) {
 std::string_view matrix_library() {
   return gemm_library();
 }
+bool has_bf16_products() {
+  return gemm_has_bf16();
+}
 
 }  // namespace coluber::cpu
