@@ -52,8 +52,14 @@ AtomicFile::AtomicFile(std::string_view op, std::string path, std::int64_t size_
 }
 
 AtomicFile::~AtomicFile() {
+  discard();
+}
+
+void AtomicFile::discard() {
   if (descriptor_ >= 0) ::close(descriptor_);
+  descriptor_ = -1;
   if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  temporary_.clear();
 }
 
 void AtomicFile::create_temporary() {
@@ -120,13 +126,12 @@ void AtomicFile::commit() {
 }
 
 void AtomicFile::fail(std::string_view doing, int error) {
+  discard();  // a constructor that throws has no destructor; and what the file took counts as free again
   std::string hint;
   if (size_bytes_ > 0) hint = join("; ", size_bytes_, " bytes are needed");
   struct statvfs disk {};
   if (error == ENOSPC && ::statvfs(folder_of(path_).c_str(), &disk) == 0) {
-    // What our own unfinished file holds comes back when it is removed.
-    const auto free_bytes = static_cast<std::int64_t>(disk.f_bavail * disk.f_frsize) + written_bytes_;
-    hint += join(", the disk has about ", free_bytes, " free");
+    hint += join(", ", disk.f_bavail * disk.f_frsize, " are free");
   }
   refuse(ErrorCode::kIo, op_, join(path_, ": cannot ", doing, ": ", reason(error), hint));
 }

@@ -29,6 +29,7 @@ class AtomicFile {
  private:
   void create_temporary();
   void reserve();
+  void discard();
   [[noreturn]] void fail(std::string_view doing, int error);
 
   std::string op_, path_, temporary_;
