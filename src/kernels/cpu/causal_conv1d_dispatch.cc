@@ -10,10 +10,10 @@
 namespace coluber::cpu {
 namespace {
 
-// The cut depends on the shape alone. k rows of a window, of weights, of gradients and of sums of 256 channels are 16
-// KiB for k = 4: half of L1.
-constexpr std::int64_t kPieceTokens = 64;
-constexpr std::int64_t kForwardChannels = 512, kBackwardChannels = 256;
+// The cut depends on the shape alone. Wider blocks gain a few percent where memory is read in longer runs, narrower
+// ones are more tasks for short sequences. A width is a multiple of kConvMaxLanes.
+constexpr std::int64_t kPieceTokens = 128;  // 2 (k-1) tokens of a backward piece are slow or done twice
+constexpr std::int64_t kBlockChannels = 512;
 constexpr std::int64_t kMaxSumParts = 64;  // bounds the scratch of weight gradients: 64 (k+1,d) doubles
 
 std::vector<ConvPiece> cut(const CausalConv1dParams<float>& p) {
@@ -42,13 +42,25 @@ const float* transposed_states(ThreadPool& threads, ArenaScope& scope, const Cau
   return out;
 }
 
-ConvCall prepare(ThreadPool& threads, ArenaScope& scope, const CausalConv1dParams<float>& p) {
-  float* weight = scope.allocate<float>(p.k * p.d);
-  for (std::int64_t c = 0; c < p.d; ++c)
-    for (std::int64_t j = 0; j < p.k; ++j) weight[j * p.d + c] = p.weight(c, j);
+struct Blocks {
+  std::int64_t d, width;
+  std::int64_t count() const { return (d + width - 1) / width; }
+  ConvChannels at(std::int64_t block) const { return {block * width, std::min(width, d - block * width)}; }
+};
+
+// Elements of packed weights, or of their gradients.
+std::int64_t packed_elems(const CausalConv1dParams<float>& p) {
+  return (p.d + kConvMaxLanes - 1) / kConvMaxLanes * kConvMaxLanes * (p.k + 1);
+}
+
+ConvCall prepare(ThreadPool& threads, ArenaScope& scope, const CausalConv1dParams<float>& p, const Blocks& blocks) {
+  static const auto pack = COLUBER_PICK_ISA(conv_pack_weights);
+  float* weights = scope.allocate<float>(packed_elems(p));
+  threads.run(blocks.count(),
+              [&](std::int64_t block) { pack(p, blocks.at(block), weights + blocks.at(block).first * (p.k + 1)); });
   float* zeros = scope.allocate<float>(p.d);
   std::fill(zeros, zeros + p.d, 0.0f);
-  return {&p, weight, zeros, transposed_states(threads, scope, p, p.state_in), nullptr};
+  return {&p, weights, zeros, transposed_states(threads, scope, p, p.state_in), nullptr};
 }
 
 // The last k-1 inputs, zero before the last reset.
@@ -69,12 +81,6 @@ void write_states(ThreadPool& threads, const ConvCall& call) {
   });
 }
 
-struct Blocks {
-  std::int64_t d, width;
-  std::int64_t count() const { return (d + width - 1) / width; }
-  ConvChannels at(std::int64_t block) const { return {block * width, std::min(width, d - block * width)}; }
-};
-
 bool is_step(const CausalConv1dParams<float>& p) {
   if (p.k > kConvMaxUnrolled) return false;
   for (std::int64_t slot = 0; slot < p.num_sequences; ++slot)
@@ -85,7 +91,7 @@ bool is_step(const CausalConv1dParams<float>& p) {
 }  // namespace
 
 void causal_conv1d_forward(ThreadPool& threads, Arena& scratch, const CausalConv1dParams<float>& p) {
-  const Blocks blocks{p.d, kForwardChannels};
+  const Blocks blocks{p.d, kBlockChannels};
   if (is_step(p)) {  // no rows to share: transposing weights and states first would cost more than the step
     static const auto step = COLUBER_PICK_ISA(conv_step);
     threads.run(blocks.count(), [&](std::int64_t block) { step(p, blocks.at(block)); });
@@ -93,7 +99,7 @@ void causal_conv1d_forward(ThreadPool& threads, Arena& scratch, const CausalConv
   }
   static const auto kernel = COLUBER_PICK_ISA(conv_forward_piece);
   ArenaScope scope(scratch);
-  const ConvCall call = prepare(threads, scope, p);
+  const ConvCall call = prepare(threads, scope, p, blocks);
   const std::vector<ConvPiece> pieces = cut(p);
   const float** taps = scope.allocate<const float*>(threads.num_threads() * p.k);
   threads.run_shares(static_cast<std::int64_t>(pieces.size()) * blocks.count(),
@@ -109,32 +115,33 @@ void causal_conv1d_forward(ThreadPool& threads, Arena& scratch, const CausalConv
 void causal_conv1d_backward(ThreadPool& threads, Arena& scratch, const CausalConv1dParams<float>& p,
                             const CausalConv1dGradParams<float>& g) {
   static const auto kernel = COLUBER_PICK_ISA(conv_backward_pieces);
+  const Blocks blocks{p.d, kBlockChannels};
   ArenaScope scope(scratch);
-  ConvCall call = prepare(threads, scope, p);
+  ConvCall call = prepare(threads, scope, p, blocks);
   call.grad_state_out = transposed_states(threads, scope, p, g.grad_state_out);
   const std::vector<ConvPiece> pieces = cut(p);
   const auto num_pieces = static_cast<std::int64_t>(pieces.size());
   const std::int64_t per_part = std::max<std::int64_t>(1, (num_pieces + kMaxSumParts - 1) / kMaxSumParts);
   const std::int64_t parts = (num_pieces + per_part - 1) / per_part;
-  const std::int64_t sum_elems = (p.k + 1) * p.d;
+  const std::int64_t sum_elems = packed_elems(p);
   double* sums = scope.allocate<double>(parts * sum_elems);
   std::fill(sums, sums + parts * sum_elems, 0.0);
-  const Blocks blocks{p.d, kBackwardChannels};
-  const std::int64_t row_elems = (2 * p.k + 2) * kBackwardChannels;
+  const std::int64_t elems = ConvScratch::elems(p.k, kBlockChannels);
   const float** taps = scope.allocate<const float*>(threads.num_threads() * p.k);
-  float* rows = scope.allocate<float>(threads.num_threads() * row_elems);
+  float* floats = scope.allocate<float>(threads.num_threads() * elems);
   threads.run_shares(parts * blocks.count(), [&](std::int64_t begin, std::int64_t end, int thread) {
     for (std::int64_t task = begin; task < end; ++task) {
       const std::int64_t part = task / blocks.count(), first = part * per_part;
       kernel(call, g, pieces.data() + first, std::min(per_part, num_pieces - first), blocks.at(task % blocks.count()),
-             {taps + thread * p.k, rows + thread * row_elems}, sums + part * sum_elems);
+             {taps + thread * p.k, floats + thread * elems}, sums + part * sum_elems);
     }
   });
   float* total = scope.allocate<float>(sum_elems);
   sum_parts(threads, sums, parts, sum_elems, total);
-  for (std::int64_t c = 0; c < p.d; ++c)
-    for (std::int64_t j = 0; j < p.k; ++j) g.grad_weight(c, j) = total[j * p.d + c];
-  if (g.grad_bias != nullptr) std::copy(total + p.k * p.d, total + sum_elems, g.grad_bias);
+  static const auto unpack = COLUBER_PICK_ISA(conv_unpack_grads);
+  threads.run(blocks.count(), [&](std::int64_t block) {
+    unpack(g, p.k, blocks.at(block), total + blocks.at(block).first * (p.k + 1));
+  });
 }
 
 }  // namespace coluber::cpu

@@ -1,7 +1,7 @@
 // What causal_conv1d_dispatch.cc prepares for the loops of causal_conv1d.cc.
 //
-// Tokens are handled row by row, a block of channels at a time: the k rows of a window and the k rows of weights stay
-// in L1, and memory is read in runs that the hardware prefetches.
+// Tokens are handled row by row, a block of channels at a time: the rows of a window stay in L1 for the next token, and
+// memory is read in runs.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct ConvPiece {
 
 struct ConvCall {
   const CausalConv1dParams<float>* p = nullptr;
-  const float* weight = nullptr;          // (k,d)
+  const float* weights = nullptr;         // packed (conv_pack_weights), the block of channel c at c (k+1)
   const float* zeros = nullptr;           // (d): what a reset leaves
   const float* state_in = nullptr;        // (s,k-1,d), null: zeros
   const float* grad_state_out = nullptr;  // (s,k-1,d), null: zeros
@@ -31,16 +31,28 @@ struct ConvChannels {
 
 // Widths up to this have loops of their own.
 inline constexpr int kConvMaxUnrolled = 8;
-// Scratch of one thread. Forward: k pointers to rows. Backward: those, and floats for 2 k + 2 rows of a block.
+// Scratch of one thread for a block of up to `channels` channels.
 struct ConvScratch {
-  const float** taps = nullptr;  // (k)
-  float* rows = nullptr;
+  const float** taps = nullptr;  // (k) rows of a window
+  float* floats = nullptr;
+
+  // For backward: k + 1 sums and k gradients of every channel, and a row of a state.
+  static std::int64_t elems(std::int64_t k, std::int64_t channels) { return (2 * k + 2) * channels; }
 };
 
+// Lanes of the widest set: blocks begin at multiples of it, and packed numbers are padded to it.
+inline constexpr std::int64_t kConvMaxLanes = 16;
+
+// k weights and the bias of every channel of a block, in the order in which the kernels read them.
+COLUBER_DECLARE_PER_ISA(void, conv_pack_weights,
+                        (const CausalConv1dParams<float>& p, const ConvChannels& channels, float* packed))
+COLUBER_DECLARE_PER_ISA(void, conv_unpack_grads,
+                        (const CausalConv1dGradParams<float>& g, std::int64_t k, const ConvChannels& channels,
+                         const float* packed))
 COLUBER_DECLARE_PER_ISA(void, conv_forward_piece,
                         (const ConvCall& call, const ConvPiece& piece, const ConvChannels& channels,
                          const ConvScratch& scratch))
-// Adds weight gradients to sums (k+1,d), whose last row is that of the bias.
+// Adds gradients of weights and bias to `sums`, packed like the weights.
 COLUBER_DECLARE_PER_ISA(void, conv_backward_pieces,
                         (const ConvCall& call, const CausalConv1dGradParams<float>& g, const ConvPiece* pieces,
                          std::int64_t num_pieces, const ConvChannels& channels, const ConvScratch& scratch,

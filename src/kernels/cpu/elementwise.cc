@@ -16,36 +16,66 @@ HalfD load_as_double(const float* p) {
   return __builtin_convertvector(v, HalfD);
 }
 
-// Philox4x32-10 as in core/rng.h for kBlocks consecutive blocks; the loops over them become vector code.
-constexpr int kBlocks = 64;
+// The 64-bit products of the low halves of 64-bit lanes.
+using VecU64 = std::uint64_t __attribute__((vector_size(kLanes * 4)));
+inline VecU64 multiply_low(VecU64 a, VecU64 b) {
+#if defined(COLUBER_ISA_AVX512)
+  return reinterpret_cast<VecU64>(
+      _mm512_maskz_mul_epu32(0xff, reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif defined(COLUBER_ISA_AVX2)
+  return reinterpret_cast<VecU64>(_mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#else
+  return (a & 0xffffffffu) * (b & 0xffffffffu);
+#endif
+}
 
-struct PhiloxBlocks {
-  std::uint32_t word[4][kBlocks];
+struct WideProduct {
+  VecU low, high;
 };
+inline WideProduct multiply(VecU a, std::uint32_t b) {
+  const VecU64 factor = VecU64{} + b, lanes = reinterpret_cast<VecU64>(a);
+  const VecU64 even = multiply_low(lanes, factor), odd = multiply_low(lanes >> 32, factor);
+  constexpr std::uint64_t kLow = 0xffffffff;
+  return {reinterpret_cast<VecU>((even & kLow) | (odd << 32)), reinterpret_cast<VecU>((even >> 32) | (odd & ~kLow))};
+}
 
-void philox(const DropoutMask& mask, std::uint64_t first_block, PhiloxBlocks& out) {
-  for (int i = 0; i < kBlocks; ++i) {
-    const std::uint64_t block = first_block + static_cast<std::uint64_t>(i);
-    out.word[0][i] = static_cast<std::uint32_t>(block);
-    out.word[1][i] = static_cast<std::uint32_t>(block >> 32);
-    out.word[2][i] = static_cast<std::uint32_t>(mask.stream);
-    out.word[3][i] = static_cast<std::uint32_t>(mask.stream >> 32);
-  }
+// Philox4x32-10 as in core/rng.h, a block a lane. Bit w of lane i of the result: word w of block first_block + i says
+// keep.
+VecU keep_bits(const DropoutMask& mask, std::uint64_t first_block) {
+  VecU lane{};
+  for (int i = 0; i < kLanes; ++i) lane[i] = static_cast<std::uint32_t>(i);
+  const auto low = static_cast<std::uint32_t>(first_block), high = static_cast<std::uint32_t>(first_block >> 32);
+  const auto carry_from = reinterpret_cast<VecU>(lane + low < lane);  // -1 where the low word has wrapped
+  VecU c0 = lane + low, c1 = high - carry_from;
+  VecU c2 = VecU{} + static_cast<std::uint32_t>(mask.stream),
+       c3 = VecU{} + static_cast<std::uint32_t>(mask.stream >> 32);
   auto key0 = static_cast<std::uint32_t>(mask.seed), key1 = static_cast<std::uint32_t>(mask.seed >> 32);
   for (int round = 0; round < 10; ++round) {
-    for (int i = 0; i < kBlocks; ++i) {
-      const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * out.word[0][i];
-      const std::uint64_t p1 = std::uint64_t{0xCD9E8D57u} * out.word[2][i];
-      const std::uint32_t c1 = out.word[1][i], c3 = out.word[3][i];
-      out.word[0][i] = static_cast<std::uint32_t>(p1 >> 32) ^ c1 ^ key0;
-      out.word[1][i] = static_cast<std::uint32_t>(p1);
-      out.word[2][i] = static_cast<std::uint32_t>(p0 >> 32) ^ c3 ^ key1;
-      out.word[3][i] = static_cast<std::uint32_t>(p0);
-    }
+    const WideProduct p0 = multiply(c0, 0xD2511F53u), p1 = multiply(c2, 0xCD9E8D57u);
+    c0 = p1.high ^ c1 ^ key0;
+    c1 = p1.low;
+    c2 = p0.high ^ c3 ^ key1;
+    c3 = p0.low;
     key0 += 0x9E3779B9u;
     key1 += 0xBB67AE85u;
   }
+  auto keep = [&](VecU word, std::uint32_t bit) { return reinterpret_cast<VecU>((word >> 8) >= mask.threshold) & bit; };
+  return keep(c0, 1) | keep(c1, 2) | keep(c2, 4) | keep(c3, 8);
 }
+
+using Block = std::int32_t __attribute__((vector_size(16)));  // the four elements that a Philox block decides
+
+// All ones where bit w is set.
+struct BlockMasks {
+  Block of[16];
+};
+constexpr BlockMasks block_masks() {
+  BlockMasks masks{};
+  for (int bits = 0; bits < 16; ++bits)
+    masks.of[bits] = Block{-(bits & 1), -(bits >> 1 & 1), -(bits >> 2 & 1), -(bits >> 3 & 1)};
+  return masks;
+}
+constexpr BlockMasks kBlockMasks = block_masks();
 
 }  // namespace
 
@@ -87,19 +117,28 @@ double sum_of_squares_span(const float* x, std::int64_t n) {
 }
 
 void dropout_span(float* y, const float* x, std::int64_t n, const DropoutMask& mask) {
-  PhiloxBlocks random;
+  using BlockF = float __attribute__((vector_size(16)));
+  constexpr std::int64_t kBatch = 4 * kLanes;  // elements that one vector of blocks decides
+  float batch[kBatch];
   std::int64_t i = 0;
   while (i < n) {
     const std::uint64_t index = mask.first + static_cast<std::uint64_t>(i);
-    philox(mask, index / 4, random);
     const auto skip = static_cast<std::int64_t>(index % 4);  // of the first block: a row may begin inside one
-    const std::int64_t count = std::min<std::int64_t>(n - i, 4 * kBlocks - skip);
-    float factor[4 * kBlocks];
-    for (int block = 0; block < kBlocks; ++block) {
-      for (int word = 0; word < 4; ++word)
-        factor[4 * block + word] = (random.word[word][block] >> 8) >= mask.threshold ? mask.factor : 0.0f;
+    const std::int64_t count = std::min<std::int64_t>(n - i, kBatch - skip);
+    const VecU keep = keep_bits(mask, index / 4);
+    const bool whole = count == kBatch;
+    if (!whole) std::copy(x + i, x + i + count, batch + skip);
+    const float* from = whole ? x + i : batch;
+    float* to = whole ? y + i : batch;
+    std::uint32_t bits[kLanes];
+    std::memcpy(bits, &keep, sizeof bits);
+    for (int block = 0; block < kLanes; ++block) {
+      BlockF v;
+      std::memcpy(&v, from + 4 * block, sizeof v);
+      const Block kept = reinterpret_cast<Block>(v * mask.factor) & kBlockMasks.of[bits[block]];  // a dropped NaN is 0
+      std::memcpy(to + 4 * block, &kept, sizeof kept);
     }
-    for (std::int64_t j = 0; j < count; ++j) y[i + j] = factor[skip + j] != 0 ? x[i + j] * factor[skip + j] : 0.0f;
+    if (!whole) std::copy(batch + skip, batch + skip + count, y + i);
     i += count;
   }
 }

@@ -41,13 +41,22 @@ void embedding_forward_tokens(const EmbeddingParams<float>& p, std::int64_t begi
   }
 }
 
-void embedding_add_tokens(float* to, const float* x, std::int64_t ldx, const std::int64_t* order, std::int64_t count,
-                          std::int64_t columns) {
-  for (std::int64_t t = 0; t < count; ++t) {
-    const float* row = x + order[t] * ldx;
-    for_vectors(
-        columns, [&](std::int64_t i, auto part, int)
-                     __attribute__((always_inline)) { store(to + i, load(to + i, part) + load(row + i, part), part); });
+void embedding_backward_tokens(const EmbeddingGradParams<float>& p, const std::int64_t* order, std::int64_t begin,
+                               std::int64_t end, std::int64_t column, std::int64_t columns) {
+  constexpr std::int64_t kLine = 16;  // floats of a cache line
+  constexpr std::int64_t kAhead = 4;  // tokens; rows are anywhere, so no hardware sees them coming
+  for (std::int64_t at = begin; at < end; ++at) {
+    const std::int64_t soon = order[std::min(at + kAhead, end - 1)];
+    const float* next = p.grad_y.ptr(soon) + column;
+    const float* next_to = p.grad_table.ptr(p.ids[soon]) + column;
+    for (std::int64_t i = 0; i < columns; i += kLine) {
+      __builtin_prefetch(next + i);
+      __builtin_prefetch(next_to + i, 1);
+    }
+    const float* row = p.grad_y.ptr(order[at]) + column;
+    float* to = p.grad_table.ptr(p.ids[order[at]]) + column;
+    for_vectors(columns, [&](std::int64_t i, auto part)
+                             COLUBER_INLINE { store(to + i, load(to + i, part) + load(row + i, part), part); });
   }
 }
 

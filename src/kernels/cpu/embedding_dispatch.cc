@@ -10,7 +10,8 @@ namespace {
 
 constexpr std::int64_t kTaskElems = 16384;  // 64 KiB written: a few microseconds
 constexpr std::int64_t kTaskTokens = 64;    // of the sorted tokens, in backward
-constexpr std::int64_t kTaskColumns = 128;  // narrow, so that threads share even one frequent id
+constexpr std::int64_t kTaskColumns =
+    256;  // 1 KiB of a row at a time; threads share even one frequent id of wider tables
 
 // Tokens sorted by id, equal ids in token order.
 struct TokensById {
@@ -39,24 +40,19 @@ void embedding_forward(ThreadPool& threads, const EmbeddingParams<float>& p) {
 }
 
 void embedding_backward(ThreadPool& threads, Arena& scratch, const EmbeddingGradParams<float>& p) {
-  static const auto kernel = COLUBER_PICK_ISA(embedding_add_tokens);
+  static const auto kernel = COLUBER_PICK_ISA(embedding_backward_tokens);
   ArenaScope scope(scratch);
   const TokensById sorted = sort_by_id(scope, p);
   const std::int64_t parts = (p.tok + kTaskTokens - 1) / kTaskTokens;
   const std::int64_t blocks = (p.m + kTaskColumns - 1) / kTaskColumns;
   threads.run(parts * blocks, [&](std::int64_t task) {
     const std::int64_t column = task / parts * kTaskColumns, columns = std::min(kTaskColumns, p.m - column);
-    const std::int64_t begin = task % parts * kTaskTokens, end = std::min(p.tok, begin + kTaskTokens);
     // All tokens of the ids that begin in [begin, end) of the sorted order.
-    for (std::int64_t at = begin; at < end;) {
-      const std::int32_t id = p.ids[sorted.order[at]];
-      const std::int64_t last = sorted.first[id + 1];
-      if (sorted.first[id] >= begin) {
-        kernel(p.grad_table.ptr(id) + column, p.grad_y.data + column, p.grad_y.strides[0], sorted.order + at, last - at,
-               columns);
-      }
-      at = last;
-    }
+    const std::int64_t begin = task % parts * kTaskTokens, end = std::min(p.tok, begin + kTaskTokens);
+    const std::int32_t first_id = p.ids[sorted.order[begin]], last_id = p.ids[sorted.order[end - 1]];
+    const std::int64_t first = sorted.first[first_id] == begin ? begin : sorted.first[first_id + 1];
+    const std::int64_t last = sorted.first[last_id + 1];
+    if (first < end) kernel(p, sorted.order, first, last, column, columns);
   });
 }
 

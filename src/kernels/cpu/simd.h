@@ -10,6 +10,10 @@
 
 #include "coluber/dtype.h"
 
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
 #ifndef COLUBER_ISA
 #define COLUBER_ISA base
 #endif
@@ -34,8 +38,12 @@ inline VecF load(const float* p) {
   std::memcpy(&v, p, sizeof v);
   return v;
 }
-inline void store(float* p, VecF v) { std::memcpy(p, &v, sizeof v); }
-inline VecF splat(float x) { return VecF{} + x; }
+inline void store(float* p, VecF v) {
+  std::memcpy(p, &v, sizeof v);
+}
+inline VecF splat(float x) {
+  return VecF{} + x;
+}
 
 // The first n lanes (0 <= n <= kLanes); the others read as 0 and are not written.
 inline VecF load_first(const float* p, std::int64_t n) {
@@ -75,9 +83,35 @@ inline VecI bit_cast_i(VecF v) {
   return out;
 }
 
-inline VecF max(VecF a, VecF b) { return a > b ? a : b; }
-inline VecF min(VecF a, VecF b) { return a < b ? a : b; }
-inline VecF abs(VecF a) { return bit_cast_f(bit_cast_i(a) & 0x7fffffff); }
+// The greater and the smaller; b where either is a NaN, so a clamp keeps NaNs when x stands second: max(splat(0), x).
+#if defined(COLUBER_ISA_AVX512)
+inline constexpr __mmask16 kAllLanes = 0xffff;  // gcc 12 warns of an uninitialized value in the forms without a mask
+inline VecF max(VecF a, VecF b) {
+  return reinterpret_cast<VecF>(
+      _mm512_maskz_max_ps(kAllLanes, reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+}
+inline VecF min(VecF a, VecF b) {
+  return reinterpret_cast<VecF>(
+      _mm512_maskz_min_ps(kAllLanes, reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b)));
+}
+#elif defined(COLUBER_ISA_AVX2)
+inline VecF max(VecF a, VecF b) {
+  return reinterpret_cast<VecF>(_mm256_max_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
+inline VecF min(VecF a, VecF b) {
+  return reinterpret_cast<VecF>(_mm256_min_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b)));
+}
+#else
+inline VecF max(VecF a, VecF b) {
+  return a > b ? a : b;
+}
+inline VecF min(VecF a, VecF b) {
+  return a < b ? a : b;
+}
+#endif
+inline VecF abs(VecF a) {
+  return bit_cast_f(bit_cast_i(a) & 0x7fffffff);
+}
 
 // Sum of all lanes in a fixed, pairwise order.
 inline float reduce_add(VecF v) {
@@ -95,30 +129,51 @@ inline float reduce_max(VecF v) {
   return lane[0];
 }
 
-// 2^x for x <= 127.5; x below -126 gives 0 (never a denormal). Relative error at most 2.5e-7 (about 2 ulp).
+// 2^x. Relative error at most 2.5e-7 (about 2 ulp) where 2^x is a normal number; 0 (or, with AVX-512 on a thread that
+// keeps denormals, a denormal) below -126, infinity from 128 on, NaN for NaN.
 // x = i + f with |f| <= 1/2; 2^f by a degree-6 polynomial; 2^i by adding i to the exponent.
 inline VecF exp2(VecF x) {
+  constexpr float kC6 = 1.5403530393381609954e-4f, kC5 = 1.3333558146428443423e-3f, kC4 = 9.6181291076284771619e-3f,
+                  kC3 = 5.5504108664821579953e-2f, kC2 = 2.4022650695910071233e-1f, kC1 = 6.9314718055994530942e-1f;
+#if defined(COLUBER_ISA_AVX512)
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  const VecF i = reinterpret_cast<VecF>(_mm512_maskz_roundscale_ps(kAllLanes, reinterpret_cast<__m512>(x), kNearest));
+  const VecF f = reinterpret_cast<VecF>(
+      _mm512_maskz_reduce_ps(kAllLanes, reinterpret_cast<__m512>(x), kNearest));  // 0 for infinity
+#else
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer kept in the low mantissa bits
-  const VecF clamped = max(x, splat(-126.0f));
+  const VecF clamped = min(splat(128.0f), max(splat(-126.0f), x));
   const VecF shifted = clamped + kRound;
   const VecF f = clamped - (shifted - kRound);
-  VecF p = splat(1.5403530393381609954e-4f);
-  p = p * f + 1.3333558146428443423e-3f;
-  p = p * f + 9.6181291076284771619e-3f;
-  p = p * f + 5.5504108664821579953e-2f;
-  p = p * f + 2.4022650695910071233e-1f;
-  p = p * f + 6.9314718055994530942e-1f;
+#endif
+  VecF p = splat(kC6);
+  p = p * f + kC5;
+  p = p * f + kC4;
+  p = p * f + kC3;
+  p = p * f + kC2;
+  p = p * f + kC1;
   p = p * f + 1.0f;
+#if defined(COLUBER_ISA_AVX512)
+  return reinterpret_cast<VecF>(
+      _mm512_maskz_scalef_ps(kAllLanes, reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(i)));
+#else
   const VecF scaled = bit_cast_f(bit_cast_i(p) + (bit_cast_i(shifted) << 23));
-  return x < -126.0f ? splat(0.0f) : scaled;
+  return x >= -126.0f ? scaled : max(splat(0.0f), x);  // 0, or NaN
+#endif
 }
 
-// e^x for x <= 88; relative error at most 3e-7 + 6e-8 |x| (the product x log2(e) is rounded once).
-inline VecF exp(VecF x) { return exp2(x * 1.44269504088896340736f); }
+// e^x; relative error at most 3e-7 + 7.5e-8 |x|: the product x log2(e) and its factor are rounded. Ends as exp2.
+inline VecF exp(VecF x) {
+  return exp2(x * 1.44269504088896340736f);
+}
 
 // 1 / (1 + e^-x) and x / (1 + e^-x); absolute error at most 4e-7 and 4e-7 max(1, |x|).
-inline VecF sigmoid(VecF x) { return 1.0f / (1.0f + exp(min(-x, splat(88.0f)))); }
-inline VecF silu(VecF x) { return x / (1.0f + exp(min(-x, splat(88.0f)))); }
+inline VecF sigmoid(VecF x) {
+  return 1.0f / (1.0f + exp2(x * -1.44269504088896340736f));
+}
+inline VecF silu(VecF x) {
+  return x / (1.0f + exp2(x * -1.44269504088896340736f));
+}
 
 // ln(x) for normal x > 0: x = m 2^e with m in [sqrt(1/2), sqrt(2)), ln m by atanh series in s = (m-1)/(m+1).
 // Relative error at most 4e-7.
@@ -137,7 +192,7 @@ inline VecF log(VecF x) {
 }
 
 // ln(1 + e^x) = max(x, 0) + log1p(e^-|x|); log1p(t) = 2 atanh(t / (2 + t)) keeps small t accurate.
-// Relative error at most 6e-7.
+// Relative error at most 6e-7, and 7.5e-8 |x| more for negative x, from e^x; 0 where e^x is.
 inline VecF softplus(VecF x) {
   const VecF t = exp(-abs(x));
   const VecF s = t / (2.0f + t);  // in [0, 1/3]
@@ -149,7 +204,7 @@ inline VecF softplus(VecF x) {
   p = p * s2 + 2.0f / 5;
   p = p * s2 + 2.0f / 3;
   p = p * s2 + 2.0f;
-  return max(x, splat(0.0f)) + s * p;
+  return max(splat(0.0f), x) + s * p;
 }
 
 }  // namespace coluber::cpu::COLUBER_ISA

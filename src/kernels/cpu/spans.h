@@ -4,6 +4,9 @@
 
 #include "kernels/cpu/simd.h"
 
+// Lambdas with vector arithmetic must end up in the loop that calls them, or every vector would pass through memory.
+#define COLUBER_INLINE __attribute__((always_inline))
+
 namespace coluber::cpu::COLUBER_ISA {
 
 struct WholeVector {
@@ -31,31 +34,34 @@ inline VecF within(VecF v, WholeVector) {
   return v;
 }
 inline VecF within(VecF v, PartVector part) {
-  VecI lane;
+  VecI lane{};
   for (int i = 0; i < kLanes; ++i) lane[i] = i;
   return lane < static_cast<std::int32_t>(part.count) ? v : splat(0.0f);
 }
 
-// Four sums at once hide the latency of an addition.
-inline constexpr int kSums = 4;
-struct VecSum {
-  VecF part[kSums] = {};
-  float total() const { return reduce_add((part[0] + part[1]) + (part[2] + part[3])); }
-};
-
-// f(first element, WholeVector or PartVector, which of the kSums sums this vector may add to)
+// f(first element, WholeVector or PartVector)
 template <class F>
-inline __attribute__((always_inline)) void for_vectors(std::int64_t n, F&& f) {
-  static_assert(kSums == 4);
+inline COLUBER_INLINE void for_vectors(std::int64_t n, F&& f) {
   std::int64_t i = 0;
-  for (; i + kSums * kLanes <= n; i += kSums * kLanes) {
-    f(i, WholeVector{}, 0);
-    f(i + kLanes, WholeVector{}, 1);
-    f(i + 2 * kLanes, WholeVector{}, 2);
-    f(i + 3 * kLanes, WholeVector{}, 3);
+  for (; i + kLanes <= n; i += kLanes) f(i, WholeVector{});
+  if (i < n) f(i, PartVector{n - i});
+}
+
+// Sum of f(first element, part) over all lanes. Lanes beyond the span must be 0. Four sums at once hide the latency of
+// an addition.
+template <class F>
+inline COLUBER_INLINE float sum_vectors(std::int64_t n, F&& f) {
+  VecF a{}, b{}, c{}, d{};
+  std::int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    a += f(i, WholeVector{});
+    b += f(i + kLanes, WholeVector{});
+    c += f(i + 2 * kLanes, WholeVector{});
+    d += f(i + 3 * kLanes, WholeVector{});
   }
-  for (; i + kLanes <= n; i += kLanes) f(i, WholeVector{}, 0);
-  if (i < n) f(i, PartVector{n - i}, 1);
+  for (; i + kLanes <= n; i += kLanes) a += f(i, WholeVector{});
+  if (i < n) b += f(i, PartVector{n - i});
+  return reduce_add((a + b) + (c + d));
 }
 
 }  // namespace coluber::cpu::COLUBER_ISA
