@@ -153,7 +153,7 @@ void write_torch_bin(const std::string& path, const TensorMap& tensors) {
   const Plan content = plan(tensors);
   const std::string folder = std::filesystem::path(path).stem().string() + "/";
   AtomicFile file(kOp, path, size_estimate(content));
-  ZipWriter zip(file);
+  ZipWriter zip([&](const void* data, std::size_t size) { file.write(data, size); });
   zip.add(folder + "data.pkl", bytes_of(content.pickle));
   zip.add(folder + "byteorder", bytes_of("little"));
   for (const Storage& storage : content.storages) {

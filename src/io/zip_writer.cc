@@ -20,7 +20,7 @@ void put(std::string& out, T value) {
 }  // namespace
 
 void ZipWriter::write(const std::string& bytes) {
-  file_.write(bytes.data(), bytes.size());
+  sink_(bytes.data(), bytes.size());
   at_ += bytes.size();
 }
 
@@ -53,7 +53,7 @@ void ZipWriter::add(const std::string& name, std::span<const std::byte> bytes) {
   put(header, static_cast<std::uint16_t>(name.size()));
   put(header, static_cast<std::uint16_t>(extra.size()));
   write(header + name + extra);
-  file_.write(bytes.data(), bytes.size());
+  sink_(bytes.data(), bytes.size());
   at_ += bytes.size();
   entries_.push_back(entry);
 }

@@ -4,22 +4,25 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "io/atomic_file.h"
 #include "io/zip_format.h"
 
 namespace coluber {
 
 class ZipWriter {
  public:
+  using Sink = std::function<void(const void* data, std::size_t size)>;  // a file, or memory in tests
+
   // Numbers from `large` on go into zip64 fields; a test sets it lower.
-  explicit ZipWriter(AtomicFile& file, std::uint64_t large = zip::kSee64) : file_(file), large_(large) {}
+  explicit ZipWriter(Sink sink, std::uint64_t large = zip::kSee64) : sink_(std::move(sink)), large_(large) {}
 
   void add(const std::string& name, std::span<const std::byte> bytes);
-  void finish();  // the list of records; the caller commits the file
+  void finish();  // the list of records
 
  private:
   struct Entry {
@@ -30,7 +33,7 @@ class ZipWriter {
   void write(const std::string& bytes);
   void write_end(std::uint64_t directory_offset);
 
-  AtomicFile& file_;
+  Sink sink_;
   std::uint64_t large_;
   std::uint64_t at_ = 0;
   std::vector<Entry> entries_;

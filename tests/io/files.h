@@ -13,6 +13,7 @@
 #include <string_view>
 
 #include "core/check.h"
+#include "tests/io/bytes.h"
 
 namespace coluber::testing {
 
@@ -57,12 +58,6 @@ inline void write_bytes(const std::string& path, std::string_view bytes) {
 
 inline std::string golden_path(std::string_view name) {
   return join(COLUBER_SOURCE_DIR, "/tests/goldens/data/", name);
-}
-
-// Little-endian bytes of a number.
-template <class T>
-std::string le(T value) {
-  return {reinterpret_cast<const char*>(&value), sizeof value};
 }
 
 }  // namespace coluber::testing

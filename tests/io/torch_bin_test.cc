@@ -2,6 +2,7 @@
 
 #include "io/crc32.h"
 #include "io/zip_reader.h"
+#include "tests/io/files.h"
 #include "tests/io/refusals.h"
 #include "tests/io/torch_files.h"
 #include "tests/support/tensors.h"

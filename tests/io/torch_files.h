@@ -1,29 +1,27 @@
 // Torch's .bin files put together by hand, right or wrong.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "io/atomic_file.h"
 #include "io/torch_bin.h"
 #include "io/zip_writer.h"
-#include "tests/io/files.h"
+#include "tests/io/bytes.h"
 
 namespace coluber::testing {
 
 using Records = std::vector<std::pair<std::string, std::string>>;  // names and bytes
 
 inline std::string zip_of(const Records& records, std::uint64_t large = zip::kSee64) {
-  const TemporaryFolder folder;
-  const std::string path = folder / "archive.zip";
-  AtomicFile file("test", path);
-  ZipWriter zip(file, large);
+  std::string archive;
+  ZipWriter zip([&](const void* data, std::size_t size) { archive.append(static_cast<const char*>(data), size); },
+                large);
   for (const auto& [name, bytes] : records) zip.add(name, std::as_bytes(std::span(bytes)));
   zip.finish();
-  file.commit();
-  return read_bytes(path);
+  return archive;
 }
 
 // --- opcodes
