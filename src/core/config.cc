@@ -7,9 +7,15 @@
 namespace coluber {
 namespace {
 
+// Whole numbers as such: 16777216, not 1.67772e+07.
+std::string as_text(double value) {
+  return value == std::floor(value) && std::abs(value) < 1e15 ? std::to_string(static_cast<std::int64_t>(value))
+                                                              : join(value);
+}
+
 void check_range(std::string_view name, double value, double low, double high) {
   if (value >= low && value <= high) return;  // false for NaN
-  refuse_value(ErrorCode::kInvalidArgument, "config", name, join(low, " to ", high), join(value));
+  refuse_value(ErrorCode::kInvalidArgument, "config", name, join(as_text(low), " to ", as_text(high)), as_text(value));
 }
 
 constexpr double kMaxExtent = 1 << 24;

@@ -18,6 +18,7 @@ namespace {
 constexpr std::int64_t kMinCachedBytes = 64 << 10;  // below this glibc's own bins are as fast
 constexpr std::int64_t kHugePageBytes = 2 << 20;
 constexpr std::int64_t kCacheSlackBytes = 32 << 20;
+constexpr std::int64_t kMaxBytes = std::int64_t{1} << 62;  // rounding up stays in range; no machine has as much
 
 // Rounds up to one of eight sizes per power of two: at most 1/8 is wasted and near sizes share blocks.
 std::int64_t size_class(std::int64_t size_bytes) {
@@ -121,8 +122,8 @@ Cache& cache() {
 }  // namespace
 
 std::shared_ptr<void> allocate_cpu(std::int64_t size_bytes) {
-  const std::int64_t bytes = size_class(size_bytes);
-  void* block = cache().take(bytes);
+  const std::int64_t bytes = size_bytes <= kMaxBytes ? size_class(size_bytes) : 0;
+  void* block = bytes > 0 ? cache().take(bytes) : nullptr;
   if (block == nullptr) {
     refuse(ErrorCode::kOutOfMemory, "memory",
            join("allocation: expected ", size_bytes, " bytes free, got none (", cache().stats().live_bytes,
@@ -131,8 +132,14 @@ std::shared_ptr<void> allocate_cpu(std::int64_t size_bytes) {
   return std::shared_ptr<void>(block, [bytes](void* p) { cache().give(p, bytes); });
 }
 
-MemoryStats memory_stats() { return cache().stats(); }
-void reset_memory_peak() { cache().reset_peak(); }
-void release_cached_memory() { cache().release(); }
+MemoryStats memory_stats() {
+  return cache().stats();
+}
+void reset_memory_peak() {
+  cache().reset_peak();
+}
+void release_cached_memory() {
+  cache().release();
+}
 
 }  // namespace coluber

@@ -1,7 +1,9 @@
 #include "coluber/tensor.h"
 
+#include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "core/check.h"
 #include "core/memory.h"
@@ -41,22 +43,39 @@ int normalise_axis(int axis, int rank) {
   return a;
 }
 
-template <class T> double load(const void* p) {
+template <class T>
+double load(const void* p) {
   T value;
   std::memcpy(&value, p, sizeof value);
-  if constexpr (std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>) return static_cast<float>(value);
-  else return static_cast<double>(value);
+  if constexpr (std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>)
+    return static_cast<float>(value);
+  else
+    return static_cast<double>(value);
 }
 
-template <class T> void store(void* p, double value) {
+// double -> float with the last bit set when that is not exact: the float then stands on the same side of every number
+// of 16 bits, and of every middle between two, as the double, so that rounding it once more gives the nearest.
+float round_to_odd(double value) {
+  const auto nearest = static_cast<float>(value);
+  if (static_cast<double>(nearest) == value || std::isnan(value)) return nearest;
+  auto bits = std::bit_cast<std::uint32_t>(nearest);
+  if (std::abs(static_cast<double>(nearest)) > std::abs(value)) --bits;  // towards zero
+  return std::bit_cast<float>(bits | 1u);
+}
+
+template <class T>
+void store(void* p, double value) {
   T out;
-  if constexpr (std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>) out = T(static_cast<float>(value));
-  else out = static_cast<T>(value);
+  if constexpr (std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>)
+    out = T(round_to_odd(value));
+  else
+    out = static_cast<T>(value);
   std::memcpy(p, &out, sizeof out);
 }
 
 // Calls f with a value of the element type.
-template <class F> decltype(auto) visit_dtype(DType dtype, F&& f) {
+template <class F>
+decltype(auto) visit_dtype(DType dtype, F&& f) {
   switch (dtype) {
     case DType::kF32: return f(float{});
     case DType::kF64: return f(double{});
@@ -69,9 +88,12 @@ template <class F> decltype(auto) visit_dtype(DType dtype, F&& f) {
   refuse(ErrorCode::kInternal, "tensor", "unknown dtype");
 }
 
-template <class To, class From> To convert_element(From value) {
-  if constexpr (std::is_same_v<To, From>) return value;
-  else if constexpr (std::is_integral_v<To> && std::is_integral_v<From>) return static_cast<To>(value);
+template <class To, class From>
+To convert_element(From value) {
+  if constexpr (std::is_same_v<To, From>)
+    return value;
+  else if constexpr (std::is_integral_v<To> && std::is_integral_v<From>)
+    return static_cast<To>(value);
   else {
     To out;
     store<To>(&out, load<From>(&value));
@@ -80,7 +102,8 @@ template <class To, class From> To convert_element(From value) {
 }
 
 // Walks all index tuples but the last axis; f(source offset, destination offset) handles one row.
-template <class F> void for_each_row(const Shape& shape, const Shape& a, const Shape& b, F&& f) {
+template <class F>
+void for_each_row(const Shape& shape, const Shape& a, const Shape& b, F&& f) {
   if (shape.numel() == 0) return;
   const int outer = shape.rank() - 1;
   std::array<std::int64_t, kMaxRank> index{};
@@ -125,7 +148,9 @@ std::string Shape::to_string() const {
   return text + ")";
 }
 
-bool operator==(const Shape& a, const Shape& b) { return std::equal(a.begin(), a.end(), b.begin(), b.end()); }
+bool operator==(const Shape& a, const Shape& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end());
+}
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   if (device.type != DeviceType::kCpu) {
@@ -164,6 +189,7 @@ Tensor Tensor::from_memory(void* data, const Shape& shape, DType dtype, std::sha
 }
 
 Tensor Tensor::copy_of(const void* data, std::size_t count, const Shape& shape, DType dtype) {
+  checked_size_bytes(shape, dtype);
   check_equal("tensor", "number of values for shape " + shape.to_string(), shape.numel(),
               static_cast<long long>(count));
   Tensor t = empty(shape, dtype);
@@ -186,6 +212,7 @@ void Tensor::require_dtype(DType dtype) const {
 }
 
 Tensor Tensor::reshape(const Shape& shape) const {
+  checked_size_bytes(shape, dtype_);
   check_equal("tensor", "elements of reshape " + shape_.to_string() + " -> " + shape.to_string(), numel(),
               shape.numel());
   if (!is_contiguous()) {
@@ -252,7 +279,7 @@ Tensor Tensor::permute(std::initializer_list<int> axes) const {
 }
 
 Tensor Tensor::unsqueeze(int axis) const {
-  if (axis < 0) axis += rank() + 1;
+  axis = normalise_axis(axis, rank() + 1);
   std::array<std::int64_t, kMaxRank + 1> extents{}, strides{};
   std::size_t n = 0;
   for (int a = 0; a <= rank(); ++a) {
@@ -274,6 +301,8 @@ Tensor Tensor::expand(int axis, std::int64_t extent) const {
   axis = normalise_axis(axis, rank());
   if (shape_[axis] == extent) return *this;
   check_equal("tensor", "extent of an expanded axis", 1, shape_[axis]);
+  if (extent < 0)
+    refuse_value(ErrorCode::kInvalidArgument, "tensor", "extent to expand to", "0 or more", std::to_string(extent));
   Tensor t = *this;
   t.shape_[axis] = extent;
   t.strides_[axis] = 0;
@@ -296,7 +325,9 @@ Tensor Tensor::clone() const {
   return t;
 }
 
-Tensor Tensor::contiguous() const { return is_contiguous() ? *this : clone(); }
+Tensor Tensor::contiguous() const {
+  return is_contiguous() ? *this : clone();
+}
 
 Tensor Tensor::to(DType dtype) const {
   if (!defined() || dtype == dtype_) return *this;
@@ -353,8 +384,8 @@ std::int64_t Tensor::offset_of(std::initializer_list<std::int64_t> index) const 
   int axis = 0;
   for (std::int64_t i : index) {
     if (i < 0 || i >= shape_[axis]) {
-      refuse_value(ErrorCode::kInvalidArgument, "tensor", join("index of axis ", axis),
-                   join("0 to ", shape_[axis] - 1), std::to_string(i));
+      refuse_value(ErrorCode::kInvalidArgument, "tensor", join("index of axis ", axis), join("0 to ", shape_[axis] - 1),
+                   std::to_string(i));
     }
     offset += i * strides_[axis++];
   }
@@ -363,7 +394,8 @@ std::int64_t Tensor::offset_of(std::initializer_list<std::int64_t> index) const 
 
 double Tensor::at(std::initializer_list<std::int64_t> index) const {
   const std::int64_t offset = offset_of(index);
-  return visit_dtype(dtype_, [&](auto t) { return load<decltype(t)>(static_cast<const decltype(t)*>(data_) + offset); });
+  return visit_dtype(dtype_,
+                     [&](auto t) { return load<decltype(t)>(static_cast<const decltype(t)*>(data_) + offset); });
 }
 
 void Tensor::set(std::initializer_list<std::int64_t> index, double value) const {

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -16,6 +17,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+#include "core/check.h"
 
 namespace coluber {
 namespace {
@@ -47,8 +50,12 @@ void flush_denormals() {
 class FlushDenormalsScope {
  public:
 #if defined(__x86_64__)
-  FlushDenormalsScope() : saved_(_mm_getcsr()) { flush_denormals(); }
-  ~FlushDenormalsScope() { _mm_setcsr(saved_); }
+  FlushDenormalsScope() : saved_(_mm_getcsr()) {
+    flush_denormals();
+  }
+  ~FlushDenormalsScope() {
+    _mm_setcsr(saved_);
+  }
 
  private:
   unsigned saved_;
@@ -57,7 +64,9 @@ class FlushDenormalsScope {
     asm volatile("mrs %0, fpcr" : "=r"(saved_));
     flush_denormals();
   }
-  ~FlushDenormalsScope() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
+  ~FlushDenormalsScope() {
+    asm volatile("msr fpcr, %0" ::"r"(saved_));
+  }
 
  private:
   std::uint64_t saved_ = 0;
@@ -94,6 +103,14 @@ struct ThreadPool::Impl {
     inside_task = false;
   }
 
+  void end() {
+    stop.store(true, std::memory_order_release);
+    generation.fetch_add(1, std::memory_order_acq_rel);
+    generation.notify_all();
+    for (std::thread& worker : workers) worker.join();
+    workers.clear();
+  }
+
   void work(int thread, int num_threads) {
     flush_denormals();
     std::uint32_t seen = 0;
@@ -110,15 +127,20 @@ struct ThreadPool::Impl {
 
 ThreadPool::ThreadPool(int num_threads) : num_threads_(std::max(num_threads, 1)), impl_(std::make_unique<Impl>()) {
   if (num_threads_ > available_cores()) impl_->spins = kSpinsWhenOversubscribed;
-  for (int thread = 1; thread < num_threads_; ++thread)
-    impl_->workers.emplace_back([impl = impl_.get(), thread, n = num_threads_] { impl->work(thread, n); });
+  try {
+    impl_->workers.reserve(static_cast<std::size_t>(num_threads_ - 1));
+    for (int thread = 1; thread < num_threads_; ++thread)
+      impl_->workers.emplace_back([impl = impl_.get(), thread, n = num_threads_] { impl->work(thread, n); });
+  } catch (const std::system_error& error) {
+    const std::size_t started = impl_->workers.size() + 1;
+    impl_->end();  // a running thread that is destroyed ends the process
+    refuse_value(ErrorCode::kUnsupported, "threads", "threads that the system starts", std::to_string(num_threads_),
+                 std::to_string(started), error.what());
+  }
 }
 
 ThreadPool::~ThreadPool() {
-  impl_->stop.store(true, std::memory_order_release);
-  impl_->generation.fetch_add(1, std::memory_order_acq_rel);
-  impl_->generation.notify_all();
-  for (std::thread& worker : impl_->workers) worker.join();
+  impl_->end();
 }
 
 void ThreadPool::run_range(std::int64_t num_tasks, void* fn, RangeFn call) {
