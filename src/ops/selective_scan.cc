@@ -245,7 +245,7 @@ SelectiveScanGrads selective_scan_backward(Context& ctx, const SelectiveScanArgs
   const Tensor grad_state = p.flat_state(grad_state_out);
   auto make = [&](const Tensor& like) {
     if (!like.defined()) return Tensor{};
-    return Tensor::zeros(like.shape(), dtype);
+    return p.reference ? Tensor::zeros(like.shape(), dtype) : Tensor::empty(like.shape(), dtype);
   };
   SelectiveScanGrads grads{make(args.u), make(args.dt), make(args.A),       make(args.B),       make(args.C),
                            make(args.D), make(args.z),  make(args.dt_bias), make(args.state_in)};

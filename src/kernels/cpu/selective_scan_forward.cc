@@ -1,0 +1,254 @@
+// Forward and step of selective_scan for one instruction set (selective_scan_isa.h).
+//
+// A piece of one vector of channels: dt, dt u and D u of all its tokens first (softplus once per token and channel),
+// then blocks of states sweep over the tokens with states and rates in registers, then the gate. Per state and vector:
+// 9 multiply-adds (exp2 6, state 2, output 1) and 3 other operations.
+#include "kernels/cpu/selective_scan_rows.h"
+
+namespace coluber::cpu::COLUBER_ISA {
+namespace {
+
+// AVX-512 has 32 registers: 8 states, 8 rates and room for the polynomial.
+template <class E>
+constexpr int kBlockStates = (kLanes == 16 ? 8 : 4) / E::kElems;
+
+// Of one vector of channels.
+struct Tiles {
+  float *dt, *x, *y;  // (token,lanes): step size, dt u, output
+  float* h;           // (n,e,lanes)
+  float *B, *C;       // gathered rows (token,kBlockStates,e,lanes)
+};
+constexpr std::int64_t kTokens = kScanPiece * kLanes;  // floats of dt, x or y
+constexpr std::int64_t kGathered = kTokens * kBlockStates<Real>;
+
+struct Block {
+  std::int64_t first_vec, num_vecs;
+  Tiles tiles[kScanBlock];
+};
+
+template <class E, int kStates, bool kPerLane>
+void sweep(const Tiles& tiles, std::int64_t count, const float* A, RowsOf B, RowsOf C, const Ahead& ahead, float* h) {
+  constexpr int kTile = E::kElems * kLanes;
+  constexpr int kNext = kPerLane ? kTile : E::kElems;
+  E rate[kStates], state[kStates];
+  for (int j = 0; j < kStates; ++j) {
+    rate[j] = E::load_tile(A + j * kTile);
+    state[j] = E::load_tile(h + j * kTile);
+  }
+  for (std::int64_t t = 0; t < count; ++t) {
+    const VecF dt = load(tiles.dt + t * kLanes), x = load(tiles.x + t * kLanes);
+    const float *b = B.at + t * B.step, *c = C.at + t * C.step;
+    VecF y = load(tiles.y + t * kLanes);
+    ahead.ask(t);
+#pragma GCC unroll 8
+    for (int j = 0; j < kStates; ++j) {
+      state[j] = E::next(E::decay(dt, rate[j]), state[j], x, read_row<E, kPerLane>(b + j * kNext));
+      y = E::add_output(y, read_row<E, kPerLane>(c + j * kNext), state[j]);
+    }
+    store(tiles.y + t * kLanes, y);
+  }
+  for (int j = 0; j < kStates; ++j) state[j].store_tile(h + j * kTile);
+}
+
+template <class E, bool kPerLane>
+void sweep_states(const ScanCall& call, const ScanPiece& piece, std::int64_t v, const Ahead& ahead,
+                  const Tiles& tiles) {
+  constexpr int kTile = E::kElems * kLanes;
+  const float* A = call.A + v * call.p->n * kTile;
+  for_state_blocks<kBlockStates<E>>(call.p->n, [&](auto states, std::int64_t first) {
+    constexpr int kStates = decltype(states)::value;
+    const RowsOf B = rows_of<kPerLane>(call, call.B, piece, v, first, kStates, tiles.B);
+    const RowsOf C = rows_of<kPerLane>(call, call.C, piece, v, first, kStates, tiles.C);
+    sweep<E, kStates, kPerLane>(tiles, piece.count, A + first * kTile, B, C, first == 0 ? ahead : Ahead{},
+                                tiles.h + first * kTile);
+  });
+}
+
+// dt, dt u and D u / kOutputScale of every token; adds dt to dt_sum.
+template <class E>
+void prepare(const ScanCall& call, const ScanPiece& piece, const ScanTask& task, const Block& block) {
+  const SelectiveScanParams<float>& p = *call.p;
+  const Channels channels(p.d, block.first_vec, block.num_vecs);
+  const TokenRows<const float> dts(p.dt, p, piece, channels), us(p.u, p, piece, channels);
+  VecF D[kScanBlock], bias[kScanBlock];
+  for (std::int64_t i = 0; i < block.num_vecs; ++i) {
+    D[i] = channels.load(p.D, i) * (1 / E::kOutputScale);
+    bias[i] = channels.load(p.dt_bias, i);
+  }
+  for (std::int64_t t = 0; t < piece.count; ++t) {
+    for (std::int64_t i = 0; i < block.num_vecs; ++i) {
+      const Tiles& tiles = block.tiles[i];
+      const VecF dt = step_size(p, dts.load(t, i) + bias[i]), u = task.decay_only ? VecF{} : us.load(t, i);
+      store(tiles.dt + t * kLanes, dt);
+      store(tiles.x + t * kLanes, dt * u);
+      store(tiles.y + t * kLanes, D[i] * u);
+      if (task.dt_sum != nullptr) {
+        float* sum = task.dt_sum + (block.first_vec + i) * kLanes;
+        store(sum, load(sum) + dt);
+      }
+    }
+  }
+}
+
+template <class E>
+void finish(const ScanCall& call, const ScanPiece& piece, bool decay_only, const Block& block) {
+  const SelectiveScanParams<float>& p = *call.p;
+  const Channels channels(p.d, block.first_vec, block.num_vecs);
+  const TokenRows<const float> zs(p.z, p, piece, channels);
+  const TokenRows<float> ys(p.y, p, piece, channels);
+  if (!ys) return;
+  for (std::int64_t t = 0; t < piece.count; ++t) {
+    for (std::int64_t i = 0; i < block.num_vecs; ++i) {
+      VecF y = load(block.tiles[i].y + t * kLanes) * E::kOutputScale;
+      if (zs) {
+        const VecF z = zs.load(t, i);
+        y *= rounded(z * scan_sigmoid(z));
+      }
+      if (decay_only) y = rounded(y) + ys.load(t, i);
+      ys.store(t, i, y);
+    }
+  }
+}
+
+bool negligible(const Block& block, std::int64_t elems) {
+  VecF most{};
+  for (std::int64_t i = 0; i < block.num_vecs; ++i)
+    for (std::int64_t k = 0; k < elems; k += kLanes) most = max(most, abs(load(block.tiles[i].h + k)));
+  return reduce_max(most) <= kScanNegligible;
+}
+
+// The state before a piece, for vector v.
+void enter(const ScanCall& call, const ScanPiece& piece, std::int64_t v, bool decay_only, float* h) {
+  const SelectiveScanParams<float>& p = *call.p;
+  const std::int64_t width = p.n * call.elems;
+  const Channels channels(p.d, v, 1);
+  if (piece.begins && p.state_in) {
+    rows_to_tile(p.state_in.ptr(piece.slot, channels.first), p.state_in.strides[1], width, channels.count, h);
+  } else if (piece.begins) {
+    std::fill_n(h, width * kLanes, 0.0f);
+  }
+  if (piece.reset) std::fill_n(h, width * kLanes, 0.0f);
+  if (piece.checkpoint < 0 || call.checkpoints == nullptr) return;
+  float* checkpoint = call.checkpoints + (piece.checkpoint * call.num_vecs + v) * width * kLanes;
+  for (std::int64_t k = 0; k < width * kLanes; ++k) checkpoint[k] = (decay_only ? checkpoint[k] : 0) + h[k];
+}
+
+// The state after the last piece of a sequence.
+void leave(const ScanCall& call, const ScanPiece& piece, std::int64_t v, bool decay_only, float* h) {
+  const SelectiveScanParams<float>& p = *call.p;
+  if (!piece.ends || !p.state_out) return;
+  const Channels channels(p.d, v, 1);
+  float* to = p.state_out.ptr(piece.slot, channels.first);
+  for (std::int64_t lane = 0; lane < channels.count; ++lane, to += p.state_out.strides[1])
+    for (std::int64_t k = 0; k < p.n * call.elems; ++k) to[k] = (decay_only ? to[k] : 0) + h[k * kLanes + lane];
+}
+
+// What `finish` writes for vector i of the block, and what it and `prepare` read of the next piece.
+Ahead rows_ahead(const ScanCall& call, const ScanPiece& piece, const Block& block, std::int64_t i) {
+  const SelectiveScanParams<float>& p = *call.p;
+  const Channels channels(p.d, block.first_vec, block.num_vecs);
+  Ahead ahead;
+  ahead.add(TokenRows<float>(p.y, p, piece, channels), 0, i);
+  if (piece.ends) return ahead;
+  for (const View<const float, 3>* view : {&p.dt, &p.u, &p.z})
+    ahead.add(TokenRows<const float>(*view, p, piece, channels), piece.count, i);
+  return ahead;
+}
+
+template <class E, bool kPerLane>
+void walk(const ScanCall& call, const ScanTask& task, const Block& block) {
+  const std::int64_t elems = call.p->n * E::kElems * kLanes;  // of the state of one vector
+  for (std::int64_t i = 0; i < block.num_vecs; ++i) {
+    const std::int64_t v = block.first_vec + i;
+    for (std::int64_t k = 0; k < elems; ++k)
+      block.tiles[i].h[k] = task.start == nullptr ? 0 : task.start[v * elems + k];
+    if (task.dt_sum != nullptr) std::fill_n(task.dt_sum + v * kLanes, kLanes, 0.0f);
+  }
+  for (const ScanPiece* piece = task.pieces; piece != task.pieces + task.num_pieces; ++piece) {
+    for (std::int64_t i = 0; i < block.num_vecs; ++i)
+      enter(call, *piece, block.first_vec + i, task.decay_only, block.tiles[i].h);
+    if (task.decay_only && negligible(block, elems)) continue;
+    prepare<E>(call, *piece, task, block);
+    for (std::int64_t i = 0; i < block.num_vecs; ++i) {
+      sweep_states<E, kPerLane>(call, *piece, block.first_vec + i, rows_ahead(call, *piece, block, i), block.tiles[i]);
+      leave(call, *piece, block.first_vec + i, task.decay_only, block.tiles[i].h);
+    }
+    finish<E>(call, *piece, task.decay_only, block);
+  }
+  for (std::int64_t i = 0; task.end != nullptr && i < block.num_vecs; ++i)
+    std::copy_n(block.tiles[i].h, elems, task.end + (block.first_vec + i) * elems);
+}
+
+// One token of up to kLanes channels from channel c on: states as lanes, so that rows of A, B and the state are read as
+// they lie, then transposed for the sum over states in forward's order.
+void step_vector(const SelectiveScanParams<float>& p, std::int64_t row, std::int64_t c, std::int64_t count) {
+  const std::int64_t per_B = p.d / p.B.shape[2], per_C = p.d / p.C.shape[2];
+  const bool shared_C = c / per_C == (c + count - 1) / per_C;
+  const bool fresh = !p.state_in || (p.resets && p.resets(row, 0) != 0);
+  const VecF bias = p.dt_bias == nullptr ? VecF{} : load_lanes(p.dt_bias + c, count);
+  const VecF dt = step_size(p, load_lanes(p.dt.ptr(row, 0, c), count) + bias);
+  const VecF u = load_lanes(p.u.ptr(row, 0, c), count), x = dt * u;
+  VecF y = p.D == nullptr ? VecF{} : load_lanes(p.D + c, count) * u;
+  for (std::int64_t first = 0; first < p.n; first += kLanes) {
+    const std::int64_t states = std::min<std::int64_t>(kLanes, p.n - first);
+    VecF h[kLanes] = {}, C[kLanes] = {};
+    for (int i = 0; i < count; ++i) {
+      const Real A{load_lanes(p.A.ptr(c + i, first), states) * kLog2E};
+      const Real B{load_lanes(p.B.ptr(row, 0, (c + i) / per_B, first), states)};
+      const Real old{fresh ? VecF{} : load_lanes(p.state_in.ptr(row, c + i, first), states)};
+      h[i] = Real::next(Real::decay(all_lanes(dt[i]), A), old, all_lanes(x[i]), B).re;
+      if (p.state_out) store_lanes(p.state_out.ptr(row, c + i, first), h[i], states);
+      if (!shared_C) C[i] = load_lanes(p.C.ptr(row, 0, (c + i) / per_C, first), states);
+    }
+    transpose<kLanes / 2>(h);
+    if (!shared_C) transpose<kLanes / 2>(C);
+    const float* c_row = p.C.ptr(row, 0, c / per_C, first);
+    for (std::int64_t j = 0; j < states; ++j)
+      y = Real::add_output(y, shared_C ? Real::broadcast(c_row + j) : Real{C[j]}, {h[j]});
+  }
+  if (p.z) {
+    const VecF z = load_lanes(p.z.ptr(row, 0, c), count);
+    y *= rounded(z * scan_sigmoid(z));
+  }
+  store_lanes(p.y.ptr(row, 0, c), y, count);
+}
+
+}  // namespace
+
+void scan_step_channels(const SelectiveScanParams<float>& p, std::int64_t b, std::int64_t first, std::int64_t last) {
+  for (std::int64_t c = first; c < last; c += kLanes) step_vector(p, b, c, std::min<std::int64_t>(kLanes, last - c));
+}
+
+std::int64_t scan_lanes() {
+  return kLanes;
+}
+
+void scan_to_tiles(const float* from, std::int64_t stride, std::int64_t d, std::int64_t n, std::int64_t elems,
+                   float re_scale, float im_scale, float* to) {
+  for (std::int64_t v = 0; v * kLanes < d; ++v, to += n * elems * kLanes) {
+    const Channels channels(d, v, 1);
+    rows_to_tile(from + channels.first * stride, stride, n * elems, channels.count, to);
+    for (std::int64_t i = 0; i < n * elems; ++i)
+      for (int lane = 0; lane < kLanes; ++lane) to[i * kLanes + lane] *= i % elems == 0 ? re_scale : im_scale;
+  }
+}
+
+std::int64_t scan_forward_scratch(const ScanCall& call) {
+  return kScanBlock * (3 * kTokens + call.p->n * call.elems * kLanes) + 2 * kGathered;
+}
+
+void scan_forward_task(const ScanCall& call, const ScanTask& task, float* scratch) {
+  auto take = [&](std::int64_t count) { return std::exchange(scratch, scratch + count); };
+  Block block{task.first_vec, task.num_vecs, {}};
+  float *B = take(kGathered), *C = take(kGathered);
+  for (std::int64_t i = 0; i < task.num_vecs; ++i)
+    block.tiles[i] = {take(kTokens), take(kTokens), take(kTokens), take(call.p->n * call.elems * kLanes), B, C};
+  const bool shared = call.B.kind == ScanRows::kShared && call.C.kind == ScanRows::kShared;
+  if (call.elems == 1) {
+    shared ? walk<Real, false>(call, task, block) : walk<Real, true>(call, task, block);
+  } else {
+    shared ? walk<Complex, false>(call, task, block) : walk<Complex, true>(call, task, block);
+  }
+}
+
+}  // namespace coluber::cpu::COLUBER_ISA
