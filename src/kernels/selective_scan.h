@@ -55,8 +55,8 @@ namespace cpu {
 // Floats of checkpoints that forward writes for backward, in the kernel's own layout.
 std::int64_t selective_scan_checkpoint_elems(const SelectiveScanParams<float>& p);
 
-// u, dt, z, y, B and C must be contiguous in their last axis. `checkpoints` may be null in both: not wanted in forward,
-// recomputed in backward.
+// There must be a token and a channel; u, dt, z, y, B and C must be contiguous in their last axis. `checkpoints` may be
+// null in both: not wanted in forward, recomputed in backward.
 void selective_scan_forward(ThreadPool& threads, Arena& scratch, const SelectiveScanParams<float>& p,
                             float* checkpoints);
 // Gradients may be uninitialised: all of them are overwritten.

@@ -143,7 +143,7 @@ struct Prepared {
 Prepared prepare(const Context& ctx, const SelectiveScanArgs& args) {
   check_dtypes(args);
   Prepared p;
-  p.reference = args.u.dtype() == DType::kF64 || ctx.algorithm() == Algorithm::kReference;
+  p.reference = args.u.dtype() == DType::kF64 || ctx.algorithm() == Algorithm::kReference || args.u.numel() == 0;
   p.x = check_extents(args);
   p.sequences = sequence_ranges(kOp, p.x.b, p.x.l, args.cu_seqlens);
   p.x.slots = static_cast<std::int64_t>(p.sequences.size());

@@ -1,118 +1,359 @@
-// selective_scan against numbers of other people's code, and what it refuses.
+// selective_scan against exact arithmetic with a derived bound for every element, and what it refuses.
 #include <gtest/gtest.h>
 
-#include <string>
-#include <vector>
+#include <functional>
 
-#include "coluber/ops.h"
-#include "tests/support/golden_file.h"
-#include "tests/support/tensors.h"
+#include "tests/ops/selective_scan_cases.h"
+#include "tests/support/selective_scan_bounds.h"
 
 namespace coluber::ops {
 namespace {
 
 using namespace coluber::testing;
 
-// Golden files keep tokens last: (b,d,l), B and C (b,n,l) or (b,g,n,l); complex B and C interleave re, im along l.
-Tensor coefficients_of(const Tensor& t, bool is_complex) {
-  const int constant_rank = is_complex ? 3 : 2;
-  const bool is_constant = is_complex ? t.rank() == constant_rank && t.size(-1) == 2 : t.rank() == constant_rank;
-  if (is_constant) return t;
-  if (!is_complex) return t.rank() == 3 ? t.permute({0, 2, 1}) : t.permute({0, 3, 1, 2});
-  const Tensor c = t.contiguous();
-  if (t.rank() == 3) return c.reshape({t.size(0), t.size(1), t.size(2) / 2, 2}).permute({0, 2, 1, 3});
-  return c.reshape({t.size(0), t.size(1), t.size(2), t.size(3) / 2, 2}).permute({0, 3, 1, 2, 4});
+const std::vector<ScanCase>& cases() {
+  static const std::vector<ScanCase> all = {
+      {},
+      {.name = "no D", .D = false},
+      {.name = "no z", .z = false},
+      {.name = "no bias", .dt_bias = false},
+      {.name = "no softplus", .dt_softplus = false, .dt_scale = 0.1, .dt_mean = 0.2},
+      {.name = "plain", .D = false, .z = false, .dt_bias = false, .dt_softplus = false, .dt_scale = 0.1},
+      {.name = "no state in", .state = false},
+      {.name = "no gradient of the state", .grad_state = false},
+      {.name = "reverse", .reverse = true},
+      {.name = "one channel", .d = 1},
+      {.name = "whole vectors", .d = 32},
+      {.name = "blocks of vectors", .b = 1, .l = 20, .d = 530, .n = 3},
+      {.name = "one state", .n = 1},
+      {.name = "three states", .n = 3},
+      {.name = "15 states", .n = 15},
+      {.name = "17 states", .n = 17},
+      {.name = "256 states", .b = 1, .l = 9, .d = 5, .n = 256},
+      {.name = "one token", .l = 1},
+      {.name = "a piece and one token", .b = 1, .l = 65},
+      {.name = "pieces", .b = 1, .l = 200, .n = 4},
+      {.name = "many rows", .b = 70, .l = 3, .d = 4, .n = 2},
+      {.name = "no token", .l = 0},
+      {.name = "no row", .b = 0},
+      {.name = "no channel", .d = 0},
+      {.name = "parts of a sequence", .b = 1, .l = 1500, .d = 3, .n = 5},
+      {.name = "parts that forget slowly", .b = 1, .l = 1100, .d = 4, .n = 2, .dt_mean = -7, .A_scale = 0.01},
+      {.name = "parts, reverse", .b = 1, .l = 1030, .d = 2, .n = 3, .reverse = true},
+      {.name = "parts, resets", .b = 1, .l = 1600, .d = 2, .n = 2, .resets = {5, 700, 701, 1599}},
+      {.name = "grouped of one group", .grouped_rank = true},
+      {.name = "two groups", .d = 64, .B_groups = 2, .C_groups = 2},
+      {.name = "groups within vectors", .d = 24, .B_groups = 8, .C_groups = 3},
+      {.name = "a group per channel", .b = 1, .d = 20, .B_groups = 20, .C_groups = 20},
+      {.name = "windows", .b = 1, .l = 600, .d = 20, .n = 24, .B_groups = 20, .C_groups = 20},
+      {.name = "B constant", .B_groups = 0},
+      {.name = "C constant", .C_groups = 0},
+      {.name = "both constant", .B_groups = 0, .C_groups = 0},
+      {.name = "B constant, C grouped", .d = 36, .B_groups = 0, .C_groups = 4},
+      {.name = "complex", .n = 5, .is_complex = true},
+      {.name = "complex, constant", .n = 5, .B_groups = 0, .C_groups = 0, .is_complex = true},
+      {.name = "complex, grouped", .d = 24, .n = 6, .B_groups = 3, .C_groups = 1, .is_complex = true},
+      {.name = "complex, parts", .b = 1, .l = 1040, .d = 2, .n = 2, .is_complex = true, .A_scale = 20},
+      {.name = "complex, reverse, resets", .n = 2, .is_complex = true, .reverse = true, .resets = {0, 9, 30}},
+      {.name = "packed", .b = 1, .l = 150, .n = 4, .borders = {0, 1, 4, 4, 100, 150}},
+      {.name = "packed, reverse", .b = 1, .l = 150, .n = 4, .reverse = true, .borders = {0, 1, 4, 4, 100, 150}},
+      {.name = "packed, no state", .b = 1, .l = 70, .n = 4, .state = false, .borders = {0, 30, 70}},
+      {.name = "packed into nothing", .b = 1, .l = 0, .n = 4, .borders = {0, 0, 0}},
+      {.name = "resets", .l = 150, .n = 4, .resets = {0, 5, 6, 63, 64, 66, 149}},
+      {.name = "resets, reverse", .l = 150, .n = 4, .reverse = true, .resets = {0, 5, 6, 63, 64, 66, 149}},
+      {.name = "packed, resets", .b = 1, .l = 90, .n = 4, .borders = {0, 30, 90}, .resets = {0, 29, 30, 31, 89}},
+      {.name = "large steps", .dt_scale = 20, .A_scale = 20},
+      {.name = "no decay", .n = 3, .dt_scale = 0.001, .dt_mean = -30},
+      {.name = "growth", .l = 6, .n = 3, .dt_softplus = false, .dt_scale = 1, .dt_mean = -1},
+  };
+  return all;
 }
 
-Tensor tokens_first(const Tensor& t) {
-  return t.defined() ? t.permute({0, 2, 1}) : t;
+void expect_within_bounds(const ScanCase& c, const ScanResult& r, const BoundedScan& b) {
+  const BoundedTensor* bounds[] = {&b.y, &b.state_out, &b.u, &b.dt,      &b.A,       &b.B,
+                                   &b.C, &b.D,         &b.z, &b.dt_bias, &b.state_in};
+  std::size_t i = 0;
+  for (const NamedTensor& out : outputs(r)) {
+    const BoundedTensor& bound = *bounds[i++];
+    if (!out.tensor.defined()) continue;
+    EXPECT_LE(worst_share(out.tensor, bound), 1) << c.name << ": " << out.name;
+  }
 }
 
-struct GoldenNames {
-  const char *u, *dt, *state, *y, *last_state;
+TEST(SelectiveScan, CpuKernelIsWithinBounds) {
+  Context ctx = scan_context(2);
+  for (const ScanCase& c : cases()) {
+    const ScanProblem p = make_scan(c);
+    expect_within_bounds(c, run_scan(ctx, p), bounded_scan(p.args, p.grad_y, p.grad_state_out));
+  }
+}
+
+TEST(SelectiveScan, ReferenceInFloatIsWithinBounds) {
+  Context ctx = scan_context(1, Algorithm::kReference);
+  for (const ScanCase& c : cases()) {
+    const ScanProblem p = make_scan(c);
+    expect_within_bounds(c, run_scan(ctx, p), bounded_scan(p.args, p.grad_y, p.grad_state_out));
+  }
+}
+
+TEST(SelectiveScan, CheckpointsAreMadeAgainWhenNotSaved) {
+  Context ctx = scan_context(2);
+  for (const ScanCase& c : cases()) {
+    const ScanProblem p = make_scan(c);
+    const std::vector<NamedTensor> saved = outputs(run_scan(ctx, p, true)), made = outputs(run_scan(ctx, p, false));
+    for (std::size_t i = 0; i < saved.size(); ++i)
+      EXPECT_TRUE(same_bits(saved[i].tensor, made[i].tensor)) << c.name << ": " << saved[i].name;
+  }
+}
+
+// The same numbers in memory of other strides: channels or states first, backwards, or every other one.
+Tensor strided(const Tensor& t, int kind) {
+  if (!t.defined() || t.numel() == 0 || t.rank() < 2) return t;
+  const int last = t.rank() - 1;
+  if (kind == 0) return t.transpose(last - 1, last).contiguous().transpose(last - 1, last);
+  Shape strides = t.strides();
+  if (kind == 1) {
+    const Tensor back = Tensor::empty(t.shape(), t.dtype());
+    strides[last] = -1;
+    const Tensor view = back.with_strides(t.shape(), strides, t.size(last) - 1);
+    view.copy_from(t);
+    return view;
+  }
+  Shape wide = t.shape();
+  wide[last] *= 3;
+  const Tensor spread = Tensor::zeros(wide, t.dtype());
+  strides = spread.strides();
+  strides[last] = 3;
+  const Tensor view = spread.with_strides(t.shape(), strides, 1);
+  view.copy_from(t);
+  return view;
+}
+
+TEST(SelectiveScan, StridesDoNotMatter) {
+  for (const Algorithm algorithm : {Algorithm::kAuto, Algorithm::kReference}) {
+    Context ctx = scan_context(2, algorithm);
+    for (const ScanCase& c : {ScanCase{}, ScanCase{.name = "constant", .B_groups = 0, .C_groups = 0},
+                              ScanCase{.name = "grouped", .d = 12, .B_groups = 3, .C_groups = 4},
+                              ScanCase{.name = "complex", .is_complex = true}}) {
+      const ScanProblem plain = make_scan(c);
+      const std::vector<NamedTensor> expected = outputs(run_scan(ctx, plain));
+      for (int kind = 0; kind < 3; ++kind) {
+        ScanProblem p = plain;
+        for (Tensor* t : {&p.args.u, &p.args.dt, &p.args.A, &p.args.B, &p.args.C, &p.args.z, &p.args.state_in,
+                          &p.grad_y, &p.grad_state_out})
+          *t = strided(*t, kind);
+        const std::vector<NamedTensor> got = outputs(run_scan(ctx, p));
+        for (std::size_t i = 0; i < got.size(); ++i)
+          EXPECT_TRUE(same_bits(got[i].tensor, expected[i].tensor)) << c.name << " " << kind << ": " << got[i].name;
+      }
+    }
+  }
+}
+
+TEST(SelectiveScan, StateIsUpdatedInPlace) {
+  Context ctx = scan_context(2);
+  const ScanProblem p = make_scan({});
+  Tensor expected;
+  const Tensor y = selective_scan_forward(ctx, p.args, &expected);
+  SelectiveScanArgs args = p.args;
+  Tensor state = p.args.state_in.clone();
+  args.state_in = state;
+  EXPECT_TRUE(same_bits(selective_scan_forward(ctx, args, &state), y));
+  EXPECT_TRUE(same_bits(args.state_in, expected));
+  // Into every other number of a larger tensor, and into memory that overlaps the state that came in.
+  const Tensor spread = strided(p.args.state_in.clone(), 2);
+  Tensor out = spread;
+  selective_scan_forward(ctx, p.args, &out);
+  EXPECT_TRUE(same_bits(spread, expected));
+  const Tensor slots = Tensor::zeros({3, 19, 16}, DType::kF32);
+  args.state_in = slots.slice(0, 0, 2);
+  args.state_in.copy_from(p.args.state_in);
+  Tensor shifted = slots.slice(0, 1, 3);
+  EXPECT_TRUE(same_bits(selective_scan_forward(ctx, args, &shifted), y));
+  EXPECT_TRUE(same_bits(shifted, expected));
+}
+
+// A NaN goes where the recurrence carries it, and nowhere else.
+TEST(SelectiveScan, NaNStaysInItsChannelAndFuture) {
+  Context ctx = scan_context(2);
+  for (const bool is_complex : {false, true}) {
+    for (Tensor ops::SelectiveScanArgs::*input : {&SelectiveScanArgs::u, &SelectiveScanArgs::dt}) {
+      const ScanProblem p = make_scan({.name = "", .l = 90, .d = 40, .n = 3, .is_complex = is_complex});
+      (p.args.*input).set({0, 70, 21}, std::nan(""));
+      const Tensor y = selective_scan_forward(ctx, p.args);
+      for (std::int64_t b = 0; b < 2; ++b) {
+        for (std::int64_t t = 0; t < 90; ++t)
+          for (std::int64_t d = 0; d < 40; ++d) EXPECT_EQ(std::isnan(y.at({b, t, d})), b == 0 && t >= 70 && d == 21);
+      }
+    }
+  }
+}
+
+struct Mistake {
+  const char* name;
+  std::function<void(ScanProblem&)> make;
+  const char* says;
 };
 
-// The two files name the same things differently.
-GoldenNames names_in(const GoldenCase& golden) {
-  if (golden.has("u")) return {"u", "delta", "initial_state", "out", "last_state"};
-  return {"x", "dt", "state", "y", "state"};
+TEST(SelectiveScan, RefusesWhatDoesNotFit) {
+  auto f32 = [](const Shape& shape) { return Tensor::zeros(shape, DType::kF32); };
+  const std::vector<Mistake> mistakes = {
+      {"no u", [](ScanProblem& p) { p.args.u = {}; }, "u: expected shape (any, any, any), got no tensor"},
+      {"u of rank 2",
+       [&](ScanProblem& p) {
+         p.args.u = f32({37, 19});
+       },
+       "u: expected shape (any, any, any), got (37, 19)"},
+      {"integers",
+       [](ScanProblem& p) {
+         p.args.u = Tensor::zeros({2, 37, 19}, DType::kI32);
+       },
+       "dtype of u: expected f32 or f64"},
+      {"dt of f64", [](ScanProblem& p) { p.args.dt = p.args.dt.to(DType::kF64); },
+       "dtype of dt: expected f32, got f64"},
+      {"dt missing", [](ScanProblem& p) { p.args.dt = {}; }, "dt: expected shape (2, 37, 19), got no tensor"},
+      {"dt short",
+       [&](ScanProblem& p) {
+         p.args.dt = f32({2, 36, 19});
+       },
+       "dt: expected shape (2, 37, 19), got (2, 36, 19)"},
+      {"A missing", [](ScanProblem& p) { p.args.A = {}; }, "A: expected shape (19, any), got no tensor"},
+      {"A of other channels",
+       [&](ScanProblem& p) {
+         p.args.A = f32({18, 16});
+       },
+       "A: expected shape (19, any)"},
+      {"A of triples",
+       [&](ScanProblem& p) {
+         p.args.A = f32({19, 16, 3});
+       },
+       "A: expected shape (19, any, 2)"},
+      {"no states",
+       [&](ScanProblem& p) {
+         p.args.A = f32({19, 0});
+       },
+       "d_state (second axis of A): expected 1 to 256, got 0"},
+      {"too many states",
+       [&](ScanProblem& p) {
+         p.args.A = f32({19, 257});
+       },
+       "expected 1 to 256, got 257"},
+      {"B missing", [](ScanProblem& p) { p.args.B = {}; },
+       "B: expected shape (d, n), (b, l, n) or (b, l, g, n), got no tensor"},
+      {"B of rank 1", [&](ScanProblem& p) { p.args.B = f32({16}); },
+       "B: expected shape (d, n), (b, l, n) or (b, l, g, n)"},
+      {"B of other states",
+       [&](ScanProblem& p) {
+         p.args.B = f32({2, 37, 15});
+       },
+       "B: expected shape (2, 37, 16), got (2, 37, 15)"},
+      {"C constant of other channels",
+       [&](ScanProblem& p) {
+         p.args.C = f32({18, 16});
+       },
+       "C: expected shape (19, 16), got (18, 16)"},
+      {"groups that do not divide",
+       [&](ScanProblem& p) {
+         p.args.C = f32({2, 37, 4, 16});
+       },
+       "groups of C: expected a divisor of 19 channels, got 4"},
+      {"no groups",
+       [&](ScanProblem& p) {
+         p.args.C = f32({2, 37, 0, 16});
+       },
+       "groups of C: expected a divisor of 19 channels, got 0"},
+      {"real B beside complex A",
+       [&](ScanProblem& p) {
+         p.args.A = f32({19, 16, 2});
+       },
+       "B: expected shape (19, 16, 2), got (2, 37, 16)"},
+      {"D of other channels", [&](ScanProblem& p) { p.args.D = f32({16}); }, "D: expected shape (19), got (16)"},
+      {"z of other tokens",
+       [&](ScanProblem& p) {
+         p.args.z = f32({2, 1, 19});
+       },
+       "z: expected shape (2, 37, 19)"},
+      {"dt_bias of rank 2",
+       [&](ScanProblem& p) {
+         p.args.dt_bias = f32({1, 19});
+       },
+       "dt_bias: expected shape (19), got (1, 19)"},
+      {"one state for two rows",
+       [&](ScanProblem& p) {
+         p.args.state_in = f32({1, 19, 16});
+       },
+       "state_in: expected shape (2, 19, 16), got (1, 19, 16)"},
+      {"resets of floats",
+       [&](ScanProblem& p) {
+         p.args.resets = f32({2, 37});
+       },
+       "dtype of resets: expected u8, got f32"},
+      {"resets of one row",
+       [](ScanProblem& p) {
+         p.args.resets = Tensor::zeros({1, 37}, DType::kU8);
+       },
+       "resets: expected shape (2, 37), got (1, 37)"},
+      {"packed rows",
+       [](ScanProblem& p) {
+         p.args.cu_seqlens = Tensor::of<std::int32_t>({2}, {0, 37});
+       },
+       "rows of a packed input (b): expected 1, got 2"},
+      {"grad_y of other tokens",
+       [&](ScanProblem& p) {
+         p.grad_y = f32({2, 36, 19});
+       },
+       "grad_y: expected shape (2, 37, 19), got (2, 36, 19)"},
+      {"grad_y missing", [](ScanProblem& p) { p.grad_y = {}; }, "grad_y: expected shape (2, 37, 19), got no tensor"},
+      {"grad_state_out flat",
+       [&](ScanProblem& p) {
+         p.grad_state_out = f32({2, 304});
+       },
+       "grad_state_out: expected shape (2, 19, 16), got (2, 304)"},
+      {"grad_y of f64", [](ScanProblem& p) { p.grad_y = p.grad_y.to(DType::kF64); },
+       "dtype of grad_y: expected f32, got f64"},
+  };
+  Context ctx = scan_context();
+  for (const Mistake& mistake : mistakes) {
+    ScanProblem p = make_scan({});
+    mistake.make(p);
+    const std::string sentence = refusal([&] { run_scan(ctx, p); });
+    EXPECT_NE(sentence.find(mistake.says), std::string::npos) << mistake.name << ": " << sentence;
+    EXPECT_EQ(sentence.rfind("[selective_scan] ", 0), 0u) << mistake.name << ": " << sentence;
+  }
 }
 
-SelectiveScanArgs golden_args(const GoldenCase& golden, DType dtype) {
-  const GoldenNames names = names_in(golden);
-  SelectiveScanArgs args;
-  args.u = tokens_first(golden.get(names.u, dtype));
-  args.dt = tokens_first(golden.get(names.dt, dtype));
-  args.z = tokens_first(golden.get("z", dtype));
-  args.A = golden.get("A", dtype);
-  args.B = coefficients_of(golden.get("B", dtype), args.A.rank() == 3);
-  args.C = coefficients_of(golden.get("C", dtype), args.A.rank() == 3);
-  args.D = golden.get("D", dtype);
-  args.dt_bias = golden.get("delta_bias", dtype);
-  args.dt_softplus = golden.options.value("delta_softplus", false);
-  args.reverse = golden.options.value("reverse", false);
-  args.state_in = golden.get(names.state, dtype);
-  args.cu_seqlens = golden.get("cu_seqlens", dtype);
-  args.resets = golden.get("resets", dtype);
-  return args;
+TEST(SelectiveScan, RefusesBordersThatDoNotFit) {
+  Context ctx = scan_context();
+  auto says = [&](const std::vector<std::int32_t>& borders) {
+    ScanProblem p = make_scan({.name = "", .b = 1});
+    p.args.state_in = {};
+    p.args.cu_seqlens = Tensor::of<std::int32_t>({static_cast<std::int64_t>(borders.size())}, borders);
+    return refusal([&] { selective_scan_forward(ctx, p.args); });
+  };
+  EXPECT_NE(says({0, 36}).find("cu_seqlens: expected 0 first and 37 last, got 0 first and 36 last"), std::string::npos);
+  EXPECT_NE(says({0, 20, 10, 37}).find("expected borders that do not fall, got 20 then 10"), std::string::npos);
+  EXPECT_NE(says({}).find("cu_seqlens: expected 0 first and 37 last, got nothing"), std::string::npos);
 }
 
-// `unit`: what one rounding of the kernel costs. Long golden tensors are stored in float32.
-void expect_golden(const GoldenCase& golden, const char* name, const Tensor& got, const Tensor& expected,
-                   double bound) {
-  const double stored = golden.tensors.at(name).dtype() == DType::kF32 ? kUnitF32 : 0;
-  EXPECT_LE(max_error(got, expected), bound + stored) << golden.name << " " << name;
-}
-
-void check_golden(Context& ctx, const GoldenCase& golden, DType dtype, double bound) {
-  const GoldenNames names = names_in(golden);
-  const SelectiveScanArgs args = golden_args(golden, dtype);
-  const bool is_complex = args.A.rank() == 3;
-  auto expected = [&](const char* name) { return golden.get(name, DType::kF64); };
-  Tensor state_out;
+TEST(SelectiveScan, RefusesWrongStatesAndSteps) {
+  Context ctx = scan_context();
+  const ScanProblem p = make_scan({});
+  Tensor out = Tensor::zeros({2, 19, 15}, DType::kF32);
+  EXPECT_EQ(refusal([&] { selective_scan_forward(ctx, p.args, &out); }),
+            "[selective_scan] state_out: expected shape (2, 19, 16), got (2, 19, 15)");
   SelectiveScanSaved saved;
-  const Tensor y = selective_scan_forward(ctx, args, &state_out, &saved);
-  const std::string out = "out/", cot = "cot/", grad = "grad/";
-  const std::string y_name = out + names.y, state_name = out + names.last_state;
-  expect_golden(golden, y_name.c_str(), y, tokens_first(expected(y_name.c_str())), bound);
-  expect_golden(golden, state_name.c_str(), state_out, expected(state_name.c_str()), bound);
-
-  const SelectiveScanGrads g = selective_scan_backward(ctx, args, saved, tokens_first(golden.get(cot + names.y, dtype)),
-                                                       golden.get(cot + names.last_state, dtype));
-  auto check = [&](const std::string& name, const Tensor& got, const Tensor& wanted) {
-    if (golden.has(name)) expect_golden(golden, name.c_str(), got, wanted, bound);
-    EXPECT_EQ(golden.has(name), got.defined()) << golden.name << " " << name;
-  };
-  auto check_plain = [&](const std::string& name, const Tensor& got) { check(name, got, expected(name.c_str())); };
-  auto check_tokens = [&](const std::string& name, const Tensor& got) {
-    check(name, got, tokens_first(expected(name.c_str())));
-  };
-  check_tokens(grad + names.u, g.u);
-  check_tokens(grad + names.dt, g.dt);
-  check_tokens(grad + "z", g.z);
-  check_plain(grad + "A", g.A);
-  check(grad + "B", g.B, coefficients_of(expected("grad/B"), is_complex));
-  check(grad + "C", g.C, coefficients_of(expected("grad/C"), is_complex));
-  check_plain(grad + "D", g.D);
-  check_plain(grad + "delta_bias", g.dt_bias);
-  check_plain(grad + names.state, g.state_in);
+  saved.checkpoints = Tensor::zeros({7}, DType::kF32);
+  EXPECT_NE(refusal([&] { selective_scan_backward(ctx, p.args, saved, p.grad_y); }).find("saved checkpoints: expected"),
+            std::string::npos);
+  EXPECT_EQ(refusal([&] { selective_scan_step(ctx, p.args, p.args.state_in); }),
+            "[selective_scan] u of a step: expected shape (any, 1, any), got (2, 37, 19)");
+  ScanProblem one = make_scan({.name = "", .b = 1, .l = 1});
+  EXPECT_EQ(refusal([&] { selective_scan_step(ctx, one.args, {}); }),
+            "[selective_scan] state of a step: expected shape (b, d, n), got no tensor");
+  one.args.cu_seqlens = Tensor::of<std::int32_t>({2}, {0, 1});
+  EXPECT_NE(refusal([&] { selective_scan_step(ctx, one.args, one.args.state_in); }).find("cu_seqlens of a step"),
+            std::string::npos);
 }
-
-class SelectiveScanGolden : public ::testing::TestWithParam<const char*> {};
-
-TEST_P(SelectiveScanGolden, Float64) {
-  Context ctx(ContextOptions{1, Algorithm::kAuto});
-  for (const GoldenCase& golden : golden_cases(GetParam())) check_golden(ctx, golden, DType::kF64, 1e-12);
-}
-
-TEST_P(SelectiveScanGolden, Float32) {
-  Context ctx(ContextOptions{2, Algorithm::kAuto});
-  for (const GoldenCase& golden : golden_cases(GetParam())) check_golden(ctx, golden, DType::kF32, 1e-4);
-}
-
-INSTANTIATE_TEST_SUITE_P(Files, SelectiveScanGolden,
-                         ::testing::Values("selective_scan.safetensors", "laws_fp64/selective_scan.safetensors"),
-                         [](const auto& test) { return test.index == 0 ? "published" : "laws"; });
 
 }  // namespace
 }  // namespace coluber::ops

@@ -18,8 +18,9 @@ constexpr float kTurn = 0.15915494309189533577f;  // 1 / (2 pi)
 // Rows of a batch are walked side by side up to this many; more are walked one after the other.
 constexpr std::int64_t kMaxStrands = 32;
 constexpr std::int64_t kSumsBytes = 32 << 20;  // sums of all strands in double at most
-// Blocks are as wide as leaves this many tasks: enough for even shares, and for machines with more cores than two.
-constexpr std::int64_t kMinTasks = 16;
+// Blocks are as wide as leaves this many of them. Not a matter of the batch, so that gradients of B and C, summed block
+// by block, have the same bits alone, in a batch and in a packed row.
+constexpr std::int64_t kMinBlocks = 8;
 // A single vector of channels is divided over its length into parts of at least this many tokens, at most kMaxParts.
 constexpr std::int64_t kPartTokens = 512, kMaxParts = 16;
 // Rows of B's and C's gradients before they are summed over channels; bounds the length of a window.
@@ -182,7 +183,7 @@ Plan make_plan(const Params& p, float* checkpoints, ArenaScope& scope) {
   for (plan.vecs_per_task = kScanBlock; plan.vecs_per_task > 1; plan.vecs_per_task /= 2) {
     const std::int64_t channels = plan.vecs_per_task * lanes;
     const bool fits = !shared || (within_groups(p, p.B, channels) && within_groups(p, p.C, channels));
-    if (fits && plan.num_tasks() >= kMinTasks) break;
+    if (fits && plan.num_blocks() >= kMinBlocks) break;
   }
   return plan;
 }

@@ -94,7 +94,7 @@ inline VecF in_exp2_range(VecF x) {
 #if defined(COLUBER_ISA_AVX512)
   return x;
 #else
-  return min(max(x, splat(-126.0f)), splat(127.0f));
+  return min(splat(127.0f), max(splat(-126.0f), x));  // in this order NaN stays NaN
 #endif
 }
 
@@ -106,7 +106,7 @@ inline VecF exp2_product(VecF a, VecF b) {
 }
 // e^x. Relative error at most 3 u + 0.3 u |x|: the product with log2(e) is not rounded, but log2(e) is.
 inline VecF scan_exp(VecF x) {
-  const VecF bounded = min(max(x, splat(-87.0f)), splat(88.0f));
+  const VecF bounded = min(splat(88.0f), max(splat(-87.0f), x));
   const VecF whole = nearest_whole(rounded(bounded) * kLog2E);
   return exp2_of({whole, bounded * kLog2E - whole});
 }
@@ -130,12 +130,12 @@ struct Softplus {
 };
 inline VecF scan_softplus(VecF x) {
   const VecF t = scan_exp(-abs(x));
-  return t * log1p_ratio(t) + max(x, splat(0.0f));
+  return rounded(t * log1p_ratio(t)) + max(splat(0.0f), x);
 }
 inline Softplus scan_softplus_slope(VecF x) {
   const VecF t = scan_exp(-abs(x));
   const VecF above = 1.0f / (1.0f + t);
-  return {t * log1p_ratio(t) + max(x, splat(0.0f)), x < 0.0f ? t * above : above};
+  return {rounded(t * log1p_ratio(t)) + max(splat(0.0f), x), x < 0.0f ? t * above : above};
 }
 inline VecF scan_sigmoid(VecF x) {
   return 1.0f / (1.0f + scan_exp(-x));
@@ -220,7 +220,7 @@ struct Complex {
   // 4 u + 6.3 u |turns|.
   static Complex decay(VecF dt, Complex A) {
     constexpr float kQuarters = 3145728.0f;  // 1.5 * 2^21: the sum holds quarters in its low bits
-    const VecF turns = min(max(rounded(dt * A.im), splat(-1048576.0f)), splat(1048576.0f));
+    const VecF turns = min(splat(1048576.0f), max(splat(-1048576.0f), rounded(dt * A.im)));
     const VecF shifted = rounded(turns + kQuarters);
     const VecF f = turns - (shifted - kQuarters);  // |f| <= 1/8
     const VecF g = f * f;

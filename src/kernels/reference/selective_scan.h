@@ -13,41 +13,55 @@ namespace coluber::reference {
 // ln(1 + e^x), and x itself above 20 as the published op has it: there they differ by less than 2.1e-9.
 template <class T>
 T softplus(T x) {
-  return x > 20 ? x : std::log1p(std::exp(x));
+  using std::exp, std::log1p;
+  return x > 20 ? x : log1p(exp(x));
 }
 template <class T>
 T sigmoid(T x) {
-  return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x));
+  using std::exp;
+  return x >= 0 ? 1 / (1 + exp(-x)) : exp(x) / (1 + exp(x));
 }
-
 template <class T>
 T softplus_slope(T x) {
   return x > 20 ? T(1) : sigmoid(x);
 }
 
+// States are T or std::complex<T>. T may also be a number type of a test.
 namespace scan_detail {
 
 template <class T>
-struct element {
+struct Element {
   static constexpr std::int64_t size = 1;
-  using real = T;
+  using Number = T;
 };
 template <class T>
-struct element<std::complex<T>> {
+struct Element<std::complex<T>> {
   static constexpr std::int64_t size = 2;
-  using real = T;
+  using Number = T;
 };
+
+template <class T>
+T exp_of(T x) {
+  using std::exp;
+  return exp(x);
+}
+template <class T>
+std::complex<T> exp_of(std::complex<T> x) {
+  using std::exp, std::cos, std::sin;
+  const T size = exp(x.real());
+  return {size * cos(x.imag()), size * sin(x.imag())};
+}
 
 template <class S, class T>
 S read(const T* row, std::int64_t i, std::int64_t stride) {
-  if constexpr (element<S>::size == 2)
+  if constexpr (Element<S>::size == 2)
     return S(row[2 * i * stride], row[(2 * i + 1) * stride]);
   else
     return row[i * stride];
 }
 template <class S, class T>
 void add_to(T* row, std::int64_t i, std::int64_t stride, S value) {
-  if constexpr (element<S>::size == 2) {
+  if constexpr (Element<S>::size == 2) {
     row[2 * i * stride] += value.real();
     row[(2 * i + 1) * stride] += value.imag();
   } else {
@@ -57,29 +71,29 @@ void add_to(T* row, std::int64_t i, std::int64_t stride, S value) {
 // y = C h, or 2 Re(C h).
 template <class S>
 auto output_term(S C, S h) {
-  if constexpr (element<S>::size == 2)
+  if constexpr (Element<S>::size == 2)
     return 2 * (C * h).real();
   else
     return C * h;
 }
 // Gradient of output_term with respect to one factor, per real component: g C, or 2 g conj(C).
 template <class S>
-S output_grad(typename element<S>::real g, S other) {
-  if constexpr (element<S>::size == 2)
+S output_grad(typename Element<S>::Number g, S other) {
+  if constexpr (Element<S>::size == 2)
     return 2 * g * std::conj(other);
   else
     return g * other;
 }
 template <class S>
 S conj_of(S x) {
-  if constexpr (element<S>::size == 2)
+  if constexpr (Element<S>::size == 2)
     return std::conj(x);
   else
     return x;
 }
 template <class S>
-typename element<S>::real real_of(S x) {
-  if constexpr (element<S>::size == 2)
+typename Element<S>::Number real_of(S x) {
+  if constexpr (Element<S>::size == 2)
     return x.real();
   else
     return x;
@@ -114,7 +128,7 @@ void forward_channel(const SelectiveScanParams<T>& p, std::int64_t slot, std::in
       S& state = h[static_cast<std::size_t>(n)];
       const S B = read<S>(p.B.ptr(s.row, t, group_B), n, p.B.strides[3]);
       const S C = read<S>(p.C.ptr(s.row, t, group_C), n, p.C.strides[3]);
-      state = std::exp(dt * read<S>(p.A.ptr(d), n, p.A.strides[1])) * state + dt * u * B;
+      state = exp_of(dt * read<S>(p.A.ptr(d), n, p.A.strides[1])) * state + dt * u * B;
       y += output_term(C, state);
     }
     if (p.z) y *= p.z(s.row, t, d) * sigmoid(p.z(s.row, t, d));
@@ -122,7 +136,7 @@ void forward_channel(const SelectiveScanParams<T>& p, std::int64_t slot, std::in
   }
   if (p.state_out) {
     T* row = p.state_out.ptr(slot, d);
-    for (std::int64_t n = 0; n < element<S>::size * p.n; ++n) row[n * p.state_out.strides[2]] = T(0);
+    for (std::int64_t n = 0; n < Element<S>::size * p.n; ++n) row[n * p.state_out.strides[2]] = T(0);
     for (std::int64_t n = 0; n < p.n; ++n) add_to(row, n, p.state_out.strides[2], h[static_cast<std::size_t>(n)]);
   }
 }
@@ -149,7 +163,7 @@ void backward_channel(const SelectiveScanParams<T>& p, const SelectiveScanGradPa
     const bool reset = p.resets && p.resets(s.row, t) != 0;
     for (std::int64_t n = 0; n < p.n; ++n) {
       const S previous = reset ? S(0) : state(i, n);
-      state(i + 1, n) = std::exp(dt * read<S>(p.A.ptr(d), n, p.A.strides[1])) * previous +
+      state(i + 1, n) = exp_of(dt * read<S>(p.A.ptr(d), n, p.A.strides[1])) * previous +
                         dt * p.u(s.row, t, d) * read<S>(p.B.ptr(s.row, t, group_B), n, p.B.strides[3]);
     }
   }
@@ -173,7 +187,7 @@ void backward_channel(const SelectiveScanParams<T>& p, const SelectiveScanGradPa
       const S B = read<S>(p.B.ptr(s.row, t, group_B), n, p.B.strides[3]);
       const S C = read<S>(p.C.ptr(s.row, t, group_C), n, p.C.strides[3]);
       const S previous = reset ? S(0) : state(i, n);
-      const S decay = std::exp(dt * A);
+      const S decay = exp_of(dt * A);
       S& adjoint = lambda[static_cast<std::size_t>(n)];
       adjoint += output_grad(grad, C);
       if (g.grad_C) add_to(g.grad_C.ptr(s.row, t, group_C), n, g.grad_C.strides[3], output_grad(grad, state(i + 1, n)));
