@@ -1,4 +1,4 @@
-#include "io/atomic_file.h"
+#include "core/atomic_file.h"
 
 #include <fcntl.h>
 #include <sys/statvfs.h>
@@ -103,6 +103,18 @@ void AtomicFile::write(const void* data, std::size_t size) {
     at += count;
     size -= static_cast<std::size_t>(count);
     written_bytes_ += count;
+  }
+}
+
+void AtomicFile::rewrite(std::int64_t offset, const void* data, std::size_t size) {
+  const char* at = static_cast<const char*>(data);
+  while (size > 0) {
+    const ssize_t count = ::pwrite(descriptor_, at, size, offset);
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) fail("rewrite", count < 0 ? errno : EIO);
+    at += count;
+    offset += count;
+    size -= static_cast<std::size_t>(count);
   }
 }
 
