@@ -13,4 +13,5 @@
 #include "coluber/ops.h"
 #include "coluber/state.h"
 #include "coluber/tensor.h"
+#include "coluber/tokenizer.h"
 #include "coluber/version.h"
