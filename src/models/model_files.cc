@@ -114,8 +114,11 @@ void Model::save(const std::string& path, const SaveOptions& options) const {
     tensors.emplace("lm_head.weight", tensors.at("backbone.embedding.weight"));  // as the published .bin files do
   }
   ensure_directory(path);
-  options.safetensors ? write_safetensors_sharded(path, tensors, options.max_shard_bytes, {{"format", "pt"}})
-                      : write_torch_bin(path + "/pytorch_model.bin", tensors);
+  if (options.safetensors) {
+    write_safetensors_sharded(path, tensors, options.max_shard_bytes, {{"format", "pt"}});
+  } else {
+    write_torch_bin(path + "/pytorch_model.bin", tensors);
+  }
   write_file_atomically(path + "/config.json", write_config_json(config_, options.layout));
 }
 
