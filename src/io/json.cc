@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/mapped_file.h"
 #include "io/content.h"
-#include "io/mmap.h"
 
 namespace coluber {
 namespace {
@@ -110,7 +110,6 @@ class CountingIterator {
     return *this;
   }
   friend bool operator==(const CountingIterator& a, const CountingIterator& b) { return a.at_ == b.at_; }
-  friend bool operator!=(const CountingIterator& a, const CountingIterator& b) { return a.at_ != b.at_; }
 
  private:
   const char* at_;

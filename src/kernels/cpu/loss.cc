@@ -24,9 +24,10 @@ float row_max(const float* row, std::int64_t v) {
   return result;
 }
 
-// e^x for x <= 0; NaN stays NaN, so that a diverged model is seen.
+// e^x for x <= 0. NaN stays NaN, so that a diverged model is seen; its row may then hold positive x, which the maximum
+// missed, and must not overflow.
 VecF exp_or_nan(VecF x) {
-  return x == x ? exp(x) : x;
+  return x == x ? exp(min(x, splat(0.0f))) : x;
 }
 
 // Sum of e^(row - most); the terms go to `terms` unless it is null.

@@ -18,8 +18,8 @@ constexpr float kTurn = 0.15915494309189533577f;  // 1 / (2 pi)
 // Rows of a batch are walked side by side up to this many; more are walked one after the other.
 constexpr std::int64_t kMaxStrands = 32;
 constexpr std::int64_t kSumsBytes = 32 << 20;  // sums of all strands in double at most
-// Blocks are as wide as leaves this many of them. Not a matter of the batch, so that gradients of B and C, summed block
-// by block, have the same bits alone, in a batch and in a packed row.
+// Blocks of backward are as wide as leaves this many of them. Not a matter of the batch, so that gradients of B and C,
+// summed block by block, have the same bits alone, in a batch and in a packed row.
 constexpr std::int64_t kMinBlocks = 8;
 // A single vector of channels is divided over its length into parts of at least this many tokens, at most kMaxParts.
 constexpr std::int64_t kPartTokens = 512, kMaxParts = 16;
@@ -180,12 +180,21 @@ Plan make_plan(const Params& p, float* checkpoints, ArenaScope& scope) {
   divide_sequences(p, std::clamp<std::int64_t>(kSumsBytes / std::max<std::int64_t>(sums_bytes, 1), 1, kMaxStrands),
                    scope, plan);
   if (p.num_sequences == 1 && plan.call.num_vecs == 1) divide_length(p, plan);
-  for (plan.vecs_per_task = kScanBlock; plan.vecs_per_task > 1; plan.vecs_per_task /= 2) {
-    const std::int64_t channels = plan.vecs_per_task * lanes;
-    const bool fits = !shared || (within_groups(p, p.B, channels) && within_groups(p, p.C, channels));
-    if (fits && plan.num_blocks() >= kMinBlocks) break;
-  }
   return plan;
+}
+
+void widen_for_forward(Plan& plan, int num_threads) {  // changes no bits there
+  plan.vecs_per_task = kScanBlock;
+  while (plan.vecs_per_task > 1 && plan.num_tasks() < 2 * num_threads) plan.vecs_per_task /= 2;
+}
+void widen_for_backward(const Params& p, Plan& plan) {
+  auto fits = [&] {
+    const std::int64_t channels = plan.vecs_per_task * kernels().lanes;
+    return plan.call.B.kind != ScanRows::kShared ||
+           (within_groups(p, p.B, channels) && within_groups(p, p.C, channels));
+  };
+  plan.vecs_per_task = kScanBlock;
+  while (plan.vecs_per_task > 1 && !(fits() && plan.num_blocks() >= kMinBlocks)) plan.vecs_per_task /= 2;
 }
 
 // f(strand, block, scratch of this thread) for all tasks.
@@ -207,7 +216,8 @@ ScanTask task_of(const Plan& plan, std::int64_t strand, std::int64_t block) {
   return task;
 }
 
-void run_forward(ThreadPool& threads, ArenaScope& scope, const Plan& plan) {
+void run_forward(ThreadPool& threads, ArenaScope& scope, Plan plan) {
+  widen_for_forward(plan, threads.num_threads());
   const std::int64_t elems = plan.state_elems, scratch_elems = kernels().forward_scratch(plan.call);
   float *ends = nullptr, *dt_sums = nullptr;
   if (plan.parts) {
@@ -462,6 +472,7 @@ void selective_scan_backward(ThreadPool& threads, Arena& scratch, const Params& 
   float* plain_A = scope.allocate<float>(plan.state_elems);
   kernels().to_tiles(p.A.data, p.A.strides[0], p.d, p.n, plan.call.elems, 1, 1, plain_A);
   plan.call.plain_A = plain_A;
+  widen_for_backward(p, plan);
   const GradPlan gp = make_grad_plan(p, plan, scope);
   float* adjoints = scope.allocate<float>(plan.num_strands * plan.state_elems);
   std::fill_n(adjoints, plan.num_strands * plan.state_elems, 0.0f);

@@ -179,32 +179,61 @@ void walk(const ScanCall& call, const ScanTask& task, const Block& block) {
     std::copy_n(block.tiles[i].h, elems, task.end + (block.first_vec + i) * elems);
 }
 
-// One token of up to kLanes channels from channel c on: states as lanes, so that rows of A, B and the state are read as
-// they lie, then transposed for the sum over states in forward's order.
-void step_vector(const SelectiveScanParams<float>& p, std::int64_t row, std::int64_t c, std::int64_t count) {
-  const std::int64_t per_B = p.d / p.B.shape[2], per_C = p.d / p.C.shape[2];
-  const bool shared_C = c / per_C == (c + count - 1) / per_C;
+// Rows of B or C of one token for the channels of a step.
+struct StepRows {
+  const float* at;      // row of the first channel's group
+  std::int64_t stride;  // floats to the next group's
+  std::int64_t first, per_group;
+
+  StepRows(const View<const float, 4>& view, std::int64_t d, std::int64_t row, std::int64_t c)
+      : at(view.data + row * view.strides[0]), stride(view.strides[2]), first(c), per_group(d / view.shape[2]) {
+    at += c / per_group * stride;
+  }
+  bool shared(std::int64_t count) const { return first / per_group == (first + count - 1) / per_group; }
+  const float* of(std::int64_t i) const { return at + ((first + i) / per_group - first / per_group) * stride; }
+};
+
+// Channels c to c + count for one token: states as lanes, so that rows of A, B and the state are read as they lie, then
+// transposed for the sum over states in forward's order. kWhole: kLanes channels and whole vectors of states.
+template <bool kWhole>
+void step_vector(const SelectiveScanParams<float>& p, std::int64_t row, std::int64_t c, std::int64_t valid) {
+  const std::int64_t count = kWhole ? kLanes : valid;
+  const StepRows B(p.B, p.d, row, c), C(p.C, p.d, row, c);
+  const bool shared_B = B.shared(count), shared_C = C.shared(count);
   const bool fresh = !p.state_in || (p.resets && p.resets(row, 0) != 0);
+  const float *A_row = p.A.ptr(c), *old_row = fresh ? nullptr : p.state_in.ptr(row, c);
+  float* new_row = p.state_out ? p.state_out.ptr(row, c) : nullptr;
   const VecF bias = p.dt_bias == nullptr ? VecF{} : load_lanes(p.dt_bias + c, count);
   const VecF dt = step_size(p, load_lanes(p.dt.ptr(row, 0, c), count) + bias);
   const VecF u = load_lanes(p.u.ptr(row, 0, c), count), x = dt * u;
+  float dts[kLanes], xs[kLanes];
+  store(dts, dt);
+  store(xs, x);
   VecF y = p.D == nullptr ? VecF{} : load_lanes(p.D + c, count) * u;
   for (std::int64_t first = 0; first < p.n; first += kLanes) {
-    const std::int64_t states = std::min<std::int64_t>(kLanes, p.n - first);
-    VecF h[kLanes] = {}, C[kLanes] = {};
-    for (int i = 0; i < count; ++i) {
-      const Real A{load_lanes(p.A.ptr(c + i, first), states) * kLog2E};
-      const Real B{load_lanes(p.B.ptr(row, 0, (c + i) / per_B, first), states)};
-      const Real old{fresh ? VecF{} : load_lanes(p.state_in.ptr(row, c + i, first), states)};
-      h[i] = Real::next(Real::decay(all_lanes(dt[i]), A), old, all_lanes(x[i]), B).re;
-      if (p.state_out) store_lanes(p.state_out.ptr(row, c + i, first), h[i], states);
-      if (!shared_C) C[i] = load_lanes(p.C.ptr(row, 0, (c + i) / per_C, first), states);
+    const std::int64_t states = kWhole ? kLanes : std::min<std::int64_t>(kLanes, p.n - first);
+    VecF h[kLanes];
+    const Real same_B{load_lanes(B.at + first, states)};
+    for (std::int64_t i = 0; i < kLanes; ++i) {
+      if (!kWhole && i >= count) {
+        h[i] = VecF{};
+        continue;
+      }
+      const Real A{load_lanes(A_row + i * p.A.strides[0] + first, states) * kLog2E};
+      const Real b = shared_B ? same_B : Real{load_lanes(B.of(i) + first, states)};
+      const Real old{fresh ? VecF{} : load_lanes(old_row + i * p.state_in.strides[1] + first, states)};
+      h[i] = Real::next(Real::decay(all_lanes(dts[i]), A), old, all_lanes(xs[i]), b).re;
+      if (new_row != nullptr) store_lanes(new_row + i * p.state_out.strides[1] + first, h[i], states);
     }
     transpose<kLanes / 2>(h);
-    if (!shared_C) transpose<kLanes / 2>(C);
-    const float* c_row = p.C.ptr(row, 0, c / per_C, first);
-    for (std::int64_t j = 0; j < states; ++j)
-      y = Real::add_output(y, shared_C ? Real::broadcast(c_row + j) : Real{C[j]}, {h[j]});
+    if (shared_C) {
+      for (std::int64_t j = 0; j < states; ++j) y = Real::add_output(y, Real::broadcast(C.at + first + j), {h[j]});
+      continue;
+    }
+    VecF rows[kLanes];
+    for (std::int64_t i = 0; i < kLanes; ++i) rows[i] = i < count ? load_lanes(C.of(i) + first, states) : VecF{};
+    transpose<kLanes / 2>(rows);
+    for (std::int64_t j = 0; j < states; ++j) y = Real::add_output(y, {rows[j]}, {h[j]});
   }
   if (p.z) {
     const VecF z = load_lanes(p.z.ptr(row, 0, c), count);
@@ -216,7 +245,9 @@ void step_vector(const SelectiveScanParams<float>& p, std::int64_t row, std::int
 }  // namespace
 
 void scan_step_channels(const SelectiveScanParams<float>& p, std::int64_t b, std::int64_t first, std::int64_t last) {
-  for (std::int64_t c = first; c < last; c += kLanes) step_vector(p, b, c, std::min<std::int64_t>(kLanes, last - c));
+  const bool whole = p.n % kLanes == 0;
+  for (; whole && first + kLanes <= last; first += kLanes) step_vector<true>(p, b, first, kLanes);
+  for (; first < last; first += kLanes) step_vector<false>(p, b, first, std::min<std::int64_t>(kLanes, last - first));
 }
 
 std::int64_t scan_lanes() {
