@@ -64,7 +64,6 @@ Var norm(Graph& graph, const Var& x, const Var& weight, const Var& bias, const V
   Tensor summed;
   Var y(ops::norm_forward(graph.ctx, args, residual_out != nullptr || residual.defined() ? &summed : nullptr), record);
   Var sum(summed, record);
-  if (residual_out != nullptr) *residual_out = sum;
   if (record) {
     if (summed.defined()) {  // keep the sum instead of both terms
       args.x = summed;
@@ -82,6 +81,7 @@ Var norm(Graph& graph, const Var& x, const Var& weight, const Var& bias, const V
       (residual.requires_grad() ? residual : x).accumulate_grad(ctx, std::exchange(grads.x, {}));
     });
   }
+  if (residual_out != nullptr) *residual_out = sum;  // last: it may be the Var that `residual` refers to
   return y;
 }
 
