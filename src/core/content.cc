@@ -1,4 +1,4 @@
-#include "io/content.h"
+#include "core/content.h"
 
 #include <algorithm>
 #include <cstdint>

@@ -1,4 +1,4 @@
-#include "io/json.h"
+#include "core/json.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/content.h"
 #include "core/mapped_file.h"
-#include "io/content.h"
 
 namespace coluber {
 namespace {
