@@ -3,8 +3,8 @@
 #include <filesystem>
 
 #include "core/check.h"
+#include "core/mapped_file.h"
 #include "io/config_reading.h"
-#include "io/mmap.h"
 #include "io/tensor_facts.h"
 #include "io/weight_files.h"
 

@@ -6,8 +6,8 @@
 #include <set>
 #include <sstream>
 
+#include "core/atomic_file.h"
 #include "core/check.h"
-#include "io/atomic_file.h"
 #include "io/content.h"
 #include "io/json.h"
 #include "io/safetensors.h"

@@ -5,10 +5,10 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/mapped_file.h"
 #include "io/content.h"
 #include "io/crc32.h"
 #include "io/extents.h"
-#include "io/mmap.h"
 #include "io/pickle.h"
 #include "io/torch_bin.h"
 #include "io/zip_reader.h"

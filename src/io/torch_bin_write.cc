@@ -6,8 +6,8 @@
 #include <tuple>
 #include <vector>
 
+#include "core/atomic_file.h"
 #include "core/check.h"
-#include "io/atomic_file.h"
 #include "io/content.h"
 #include "io/torch_bin.h"
 #include "io/zip_writer.h"

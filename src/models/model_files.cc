@@ -3,8 +3,8 @@
 #include <map>
 
 #include "coluber/model.h"
+#include "core/atomic_file.h"
 #include "core/check.h"
-#include "io/atomic_file.h"
 #include "io/model_dir.h"
 #include "io/safetensors.h"
 #include "io/torch_bin.h"
@@ -58,10 +58,13 @@ void resolve_tied_head(ModelConfig& config, std::map<std::string, std::pair<std:
   const auto embedding = found.find("backbone.embedding.weight");
   if (!config.tie_embeddings || head == found.end() || embedding == found.end()) return;
   const Tensor a = head->second.second.contiguous(), b = embedding->second.second.contiguous();
-  const bool same = a.dtype() == b.dtype() && a.shape() == b.shape() &&
-                    (a.raw() == b.raw() || std::memcmp(a.raw(), b.raw(), static_cast<std::size_t>(a.size_bytes())) == 0);
-  if (same) found.erase(head);
-  else config.tie_embeddings = false;
+  const bool same =
+      a.dtype() == b.dtype() && a.shape() == b.shape() &&
+      (a.raw() == b.raw() || std::memcmp(a.raw(), b.raw(), static_cast<std::size_t>(a.size_bytes())) == 0);
+  if (same)
+    found.erase(head);
+  else
+    config.tie_embeddings = false;
 }
 
 }  // namespace
@@ -77,9 +80,10 @@ Model Model::load(const std::string& path, const LoadOptions& options) {
   for (const Parameter& parameter : model.parameters()) {
     const auto it = found.find(parameter.name);
     if (it == found.end()) {
-      refuse_value(ErrorCode::kNotFound, "model", path, "a tensor " + file_tensor_name(dir.config.layout, parameter.name),
-                   "none", parameter.name == "lm_head.weight" ? "the config says that embeddings are not tied"
-                                                              : "is the file complete?");
+      refuse_value(ErrorCode::kNotFound, "model", path,
+                   "a tensor " + file_tensor_name(dir.config.layout, parameter.name), "none",
+                   parameter.name == "lm_head.weight" ? "the config says that embeddings are not tied"
+                                                      : "is the file complete?");
     }
     fill_parameter(parameter, it->second.first, it->second.second, options);
     found.erase(it);

@@ -1,7 +1,6 @@
-#include "io/mmap.h"
-
 #include <sys/stat.h>
 
+#include "core/mapped_file.h"
 #include "tests/io/files.h"
 #include "tests/io/refusals.h"
 
