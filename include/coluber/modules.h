@@ -19,7 +19,7 @@ namespace coluber {
 struct Parameter {
   std::string name;          // as in the state-spaces layout, "layers.0.mixer.in_proj.weight"
   Var var;
-  bool weight_decay = true;  // false for A_log, D, biases and norms
+  bool weight_decay = true;  // false for A_log, D, the convolution, biases and norms
   bool matrix = false;       // may be stored in 16 bits; the others stay in f32
 };
 using Parameters = std::vector<Parameter>;

@@ -51,7 +51,7 @@ void Mamba::append_parameters(Parameters& parameters) const {
   for (std::size_t i = 0; i < directions_.size(); ++i) {
     const Direction& direction = directions_[i];
     const std::string suffix = i == 0 ? "" : "_b";
-    append("conv1d" + suffix + ".weight", direction.conv_weight, true, false);
+    append("conv1d" + suffix + ".weight", direction.conv_weight, false, false);
     append("conv1d" + suffix + ".bias", direction.conv_bias, false, false);
     append("x_proj" + suffix + ".weight", direction.x_proj.weight, true, true);
     append("dt_proj" + suffix + ".weight", direction.dt_weight, true, true);
