@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "core/check.h"
-#include "io/content.h"
+#include "core/content.h"
 
 namespace coluber {
 namespace {

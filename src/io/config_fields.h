@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "io/json.h"
+#include "core/json.h"
 
 namespace coluber {
 

@@ -4,8 +4,8 @@
 #include <array>
 
 #include "core/check.h"
+#include "core/content.h"
 #include "io/config_fields.h"
-#include "io/content.h"
 #include "io/model_dir.h"
 
 namespace coluber {

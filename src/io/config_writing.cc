@@ -2,7 +2,7 @@
 #include <limits>
 
 #include "core/check.h"
-#include "io/json.h"
+#include "core/json.h"
 #include "io/model_dir.h"
 
 namespace coluber {

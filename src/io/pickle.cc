@@ -5,7 +5,7 @@
 #include <unordered_map>
 
 #include "core/check.h"
-#include "io/content.h"
+#include "core/content.h"
 
 namespace coluber {
 namespace {

@@ -4,10 +4,10 @@
 #include <limits>
 
 #include "core/check.h"
+#include "core/content.h"
+#include "core/json.h"
 #include "core/mapped_file.h"
-#include "io/content.h"
 #include "io/extents.h"
-#include "io/json.h"
 #include "io/safetensors.h"
 #include "io/safetensors_dtype.h"
 

@@ -8,8 +8,8 @@
 
 #include "core/atomic_file.h"
 #include "core/check.h"
-#include "io/content.h"
-#include "io/json.h"
+#include "core/content.h"
+#include "core/json.h"
 #include "io/safetensors.h"
 #include "io/safetensors_dtype.h"
 

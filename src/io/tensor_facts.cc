@@ -4,7 +4,7 @@
 #include <set>
 
 #include "core/check.h"
-#include "io/content.h"
+#include "core/content.h"
 
 namespace coluber {
 namespace {

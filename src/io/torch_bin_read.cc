@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "core/check.h"
+#include "core/content.h"
 #include "core/mapped_file.h"
-#include "io/content.h"
 #include "io/crc32.h"
 #include "io/extents.h"
 #include "io/pickle.h"

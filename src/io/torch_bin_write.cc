@@ -8,7 +8,7 @@
 
 #include "core/atomic_file.h"
 #include "core/check.h"
-#include "io/content.h"
+#include "core/content.h"
 #include "io/torch_bin.h"
 #include "io/zip_writer.h"
 

@@ -5,8 +5,8 @@
 #include <set>
 
 #include "core/check.h"
-#include "io/content.h"
-#include "io/json.h"
+#include "core/content.h"
+#include "core/json.h"
 #include "io/safetensors.h"
 #include "io/torch_bin.h"
 

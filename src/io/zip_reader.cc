@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/check.h"
-#include "io/content.h"
+#include "core/content.h"
 #include "io/zip_format.h"
 
 namespace coluber {

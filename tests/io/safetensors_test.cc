@@ -2,7 +2,7 @@
 
 #include <span>
 
-#include "io/json.h"
+#include "core/json.h"
 #include "tests/io/files.h"
 #include "tests/io/refusals.h"
 #include "tests/support/tensors.h"
