@@ -23,27 +23,52 @@
 
 namespace coluber {
 
+// The gradient of a Var, apart from its value. Entries of the tape hold this of an op's outputs, so that a value nobody
+// reads again is freed at once. Tensors in it may be shared with other gradients and with whoever asked: what adds to
+// one copies it first unless it is the only owner.
+class Gradient {
+ public:
+  Gradient() = default;  // of a constant: nothing flows in
+  Gradient(const Shape& shape, bool wanted) : slot_(std::make_shared<Slot>(Slot{{}, shape, wanted})) {}
+
+  bool wanted() const { return slot_ != nullptr && slot_->wanted; }
+  const Tensor& tensor() const;  // undefined until something has flowed in
+  void set(Tensor tensor) const { slot_->tensor = std::move(tensor); }
+  Tensor take() const { return slot_ == nullptr ? Tensor{} : std::exchange(slot_->tensor, {}); }
+  void add(Context& ctx, const Tensor& tensor) const;
+  // For adding in place: what tensor() is, with no other owner.
+  Tensor writable(Context& ctx) const;
+
+ private:
+  friend class Var;
+  struct Slot {
+    Tensor tensor;
+    Shape shape;
+    bool wanted = false;
+  };
+  std::shared_ptr<Slot> slot_;
+};
+
 class Var {
  public:
   Var() = default;
-  Var(Tensor value, bool requires_grad = false)  // NOLINT: a tensor is a constant Var
-      : node_(std::make_shared<Node>(Node{std::move(value), {}, requires_grad})) {}
+  Var(Tensor value, bool requires_grad = false);  // NOLINT: a tensor is a constant Var
 
   bool defined() const { return node_ != nullptr && node_->value.defined(); }
   const Tensor& value() const;  // undefined Tensor for an undefined Var
-  bool requires_grad() const { return node_ != nullptr && node_->requires_grad; }
+  bool requires_grad() const { return node_ != nullptr && node_->gradient.wanted(); }
 
-  // Undefined until something has flowed in. Shape and dtype of the value.
-  const Tensor& grad() const { return node_->grad; }
-  void set_grad(Tensor grad) const { node_->grad = std::move(grad); }
-  void set_value(Tensor value) const { node_->value = std::move(value); }
-  // Adds; takes the tensor itself when it is the first and nobody else holds it.
-  void accumulate_grad(Context& ctx, const Tensor& grad) const;
+  // Undefined until something has flowed in. Shape of the value.
+  const Tensor& grad() const { return node_->gradient.tensor(); }
+  void set_grad(Tensor grad) const { node_->gradient.set(std::move(grad)); }
+  void set_value(Tensor value) const;
+  void accumulate_grad(Context& ctx, const Tensor& grad) const { gradient().add(ctx, grad); }
+  Gradient gradient() const { return node_ == nullptr ? Gradient{} : node_->gradient; }
 
  private:
   struct Node {
-    Tensor value, grad;
-    bool requires_grad = false;
+    Tensor value;
+    Gradient gradient;
   };
   std::shared_ptr<Node> node_;
 };
@@ -53,7 +78,8 @@ class Tape {
   // `backward` reads the gradients of the op's outputs and accumulates those of its inputs.
   void record(std::function<void(Context&)> backward) { entries_.push_back(std::move(backward)); }
 
-  // Seeds grad(root) with `seed` (default: ones), plays every entry from last to first and clears the tape.
+  // Seeds grad(root) with `seed` (default: ones), plays every entry from last to first and clears the tape. Refuses a
+  // constant root and an empty tape.
   void backward(Context& ctx, const Var& root, const Tensor& seed = {});
   // The same for several roots at once, for example an output and a final state; gradients are set beforehand.
   void backward_from_grads(Context& ctx);
@@ -68,9 +94,9 @@ class Tape {
 // What a forward pass runs in.
 struct Graph {
   Context& ctx;
-  Tape* tape = nullptr;          // null: inference
-  bool training = false;         // dropout is on
-  DType compute = DType::kF32;   // of matrix products: kF32 or kBF16
+  Tape* tape = nullptr;         // null: inference
+  bool training = false;        // dropout is on
+  DType compute = DType::kF32;  // of matrix products: kF32 or kBF16
   std::uint64_t dropout_seed = 0;
   std::uint64_t dropout_stream = 0;  // advanced by each dropout; set to a function of the step before each pass
 };
@@ -116,7 +142,6 @@ Var linear_cross_entropy(Graph& graph, const Var& x, const Var& weight, const Te
 // Compares gradients with central differences in f64. Returns the worst relative error
 // |analytic - numeric| / max(|analytic|, |numeric|, scale) over all elements of all `inputs`,
 // where scale is the largest gradient magnitude of that input. `f` builds the scalar anew from the current values.
-double gradcheck(Context& ctx, const std::vector<Var>& inputs, const std::function<Var(Graph&)>& f,
-                 double step = 1e-4);
+double gradcheck(Context& ctx, const std::vector<Var>& inputs, const std::function<Var(Graph&)>& f, double step = 1e-4);
 
 }  // namespace coluber

@@ -1,6 +1,6 @@
 // The differentiable twins of the ops. Each function runs the forward half, and when a tape is attached and an input
 // wants a gradient, records the backward half with exactly what it needs.
-#include <memory>
+#include <numeric>
 
 #include "coluber/autograd.h"
 #include "core/check.h"
@@ -14,11 +14,9 @@ bool recording(const Graph& graph, const Vars&... vars) {
   return graph.tape != nullptr && (vars.requires_grad() || ...);
 }
 
-// The gradient that has arrived at an output; undefined when nothing depends on it.
-Tensor take_grad(const Var& out) {
-  Tensor grad = out.grad();
-  out.set_grad({});
-  return grad;
+// `tensor`, or zeros where nothing depends on that output.
+Tensor or_zeros(Tensor tensor, const Tensor& like) {
+  return tensor.defined() ? std::move(tensor) : Tensor::zeros(like.shape(), like.dtype());
 }
 
 }  // namespace
@@ -28,15 +26,16 @@ Var linear(Graph& graph, const Var& x, const Var& weight, const Var& bias) {
   ops::LinearArgs args{x.value(), weight.value(), bias.value(), graph.compute};
   Var y(ops::linear_forward(graph.ctx, args), record);
   if (record) {
-    graph.tape->record([x, weight, bias, y, args](Context& ctx) {
-      const Tensor grad_y = take_grad(y);
+    graph.tape->record([to_x = x.gradient(), to_weight = weight.gradient(), to_bias = bias.gradient(),
+                        of_y = y.gradient(), args](Context& ctx) {
+      const Tensor grad_y = of_y.take();
       if (!grad_y.defined()) return;
-      const Tensor weight_into = weight.requires_grad() ? weight.grad() : Tensor{};
-      const Tensor bias_into = bias.requires_grad() ? bias.grad() : Tensor{};
-      ops::LinearGrads grads = ops::linear_backward(ctx, args, grad_y, x.requires_grad(), weight_into, bias_into);
-      if (!weight_into.defined()) weight.accumulate_grad(ctx, std::exchange(grads.weight, {}));
-      if (!bias_into.defined() && bias.defined()) bias.accumulate_grad(ctx, std::exchange(grads.bias, {}));
-      x.accumulate_grad(ctx, std::exchange(grads.x, {}));
+      const Tensor weight_into = to_weight.wanted() ? to_weight.writable(ctx) : Tensor{};
+      const Tensor bias_into = to_bias.wanted() ? to_bias.writable(ctx) : Tensor{};
+      const ops::LinearGrads grads = ops::linear_backward(ctx, args, grad_y, to_x.wanted(), weight_into, bias_into);
+      if (!weight_into.defined()) to_weight.add(ctx, grads.weight);
+      if (!bias_into.defined()) to_bias.add(ctx, grads.bias);
+      to_x.add(ctx, grads.x);
     });
   }
   return y;
@@ -47,12 +46,13 @@ Var embedding(Graph& graph, const Tensor& ids, const Var& table) {
   const DType out = table.value().dtype() == DType::kF64 ? DType::kF64 : DType::kF32;
   Var y(ops::embedding_forward(graph.ctx, ids, table.value(), out), record);
   if (record) {
-    graph.tape->record([ids, table, y](Context& ctx) {
-      const Tensor grad_y = take_grad(y);
-      if (!grad_y.defined()) return;
-      if (!table.grad().defined()) table.set_grad(Tensor::zeros(table.value().shape(), table.value().dtype()));
-      ops::embedding_backward(ctx, ids, grad_y, table.grad());
-    });
+    graph.tape->record(
+        [ids, to_table = table.gradient(), of_y = y.gradient(), v_m = table.value().shape()](Context& ctx) {
+          const Tensor grad_y = of_y.take();
+          if (!grad_y.defined()) return;
+          if (!to_table.tensor().defined()) to_table.set(Tensor::zeros(v_m, grad_y.dtype()));
+          ops::embedding_backward(ctx, ids, grad_y, to_table.writable(ctx));
+        });
   }
   return y;
 }
@@ -69,16 +69,15 @@ Var norm(Graph& graph, const Var& x, const Var& weight, const Var& bias, const V
       args.x = summed;
       args.residual = {};
     }
-    graph.tape->record([x, weight, bias, residual, sum, y, args](Context& ctx) {
-      const Tensor grad_y = take_grad(y);
-      const Tensor grad_sum = sum.defined() ? take_grad(sum) : Tensor{};
+    graph.tape->record([to_x = x.gradient(), to_residual = residual.gradient(), to_weight = weight.gradient(),
+                        to_bias = bias.gradient(), of_y = y.gradient(), of_sum = sum.gradient(), args](Context& ctx) {
+      const Tensor grad_y = of_y.take(), grad_sum = of_sum.take();
       if (!grad_y.defined() && !grad_sum.defined()) return;
-      ops::NormGrads grads = ops::norm_backward(
-          ctx, args, grad_y.defined() ? grad_y : Tensor::zeros(args.x.shape(), args.x.dtype()), grad_sum);
-      weight.accumulate_grad(ctx, grads.weight);
-      bias.accumulate_grad(ctx, grads.bias);
-      if (residual.requires_grad()) x.accumulate_grad(ctx, grads.x);
-      (residual.requires_grad() ? residual : x).accumulate_grad(ctx, std::exchange(grads.x, {}));
+      const ops::NormGrads grads = ops::norm_backward(ctx, args, or_zeros(grad_y, args.x), grad_sum);
+      to_weight.add(ctx, grads.weight);
+      to_bias.add(ctx, grads.bias);
+      to_x.add(ctx, grads.x);
+      to_residual.add(ctx, grads.x);
     });
   }
   if (residual_out != nullptr) *residual_out = sum;  // last: it may be the Var that `residual` refers to
@@ -91,14 +90,15 @@ Var gated_norm(Graph& graph, const Var& x, const Var& z, const Var& weight, cons
   const bool record = recording(graph, x, z, weight, bias);
   Var y(ops::norm_forward(graph.ctx, args), record);
   if (record) {
-    graph.tape->record([x, z, weight, bias, y, args](Context& ctx) {
-      const Tensor grad_y = take_grad(y);
+    graph.tape->record([to_x = x.gradient(), to_z = z.gradient(), to_weight = weight.gradient(),
+                        to_bias = bias.gradient(), of_y = y.gradient(), args](Context& ctx) {
+      const Tensor grad_y = of_y.take();
       if (!grad_y.defined()) return;
-      ops::NormGrads grads = ops::norm_backward(ctx, args, grad_y);
-      weight.accumulate_grad(ctx, grads.weight);
-      bias.accumulate_grad(ctx, grads.bias);
-      z.accumulate_grad(ctx, std::exchange(grads.z, {}));
-      x.accumulate_grad(ctx, std::exchange(grads.x, {}));
+      const ops::NormGrads grads = ops::norm_backward(ctx, args, grad_y);
+      to_weight.add(ctx, grads.weight);
+      to_bias.add(ctx, grads.bias);
+      to_z.add(ctx, grads.z);
+      to_x.add(ctx, grads.x);
     });
   }
   return y;
@@ -106,24 +106,24 @@ Var gated_norm(Graph& graph, const Var& x, const Var& z, const Var& weight, cons
 
 Var causal_conv1d(Graph& graph, const Var& x, const Var& weight, const Var& bias, bool silu, bool reverse,
                   const Sequences& sequences, const Var& state_in, Var* state_out) {
-  const ops::CausalConv1dArgs args{x.value(), weight.value(),     bias.value(),         silu,
-                                   reverse,   state_in.value(),   sequences.cu_seqlens, sequences.resets};
+  const ops::CausalConv1dArgs args{x.value(), weight.value(),   bias.value(),         silu,
+                                   reverse,   state_in.value(), sequences.cu_seqlens, sequences.resets};
   const bool record = recording(graph, x, weight, bias, state_in);
   Tensor last;
   Var y(ops::causal_conv1d_forward(graph.ctx, args, state_out != nullptr ? &last : nullptr), record);
   Var state(last, record);
   if (state_out != nullptr) *state_out = state;
   if (record) {
-    graph.tape->record([x, weight, bias, state_in, state, y, args](Context& ctx) {
-      Tensor grad_y = take_grad(y);
-      const Tensor grad_state = state.defined() ? take_grad(state) : Tensor{};
+    graph.tape->record([to_x = x.gradient(), to_weight = weight.gradient(), to_bias = bias.gradient(),
+                        to_state = state_in.gradient(), of_y = y.gradient(), of_state = state.gradient(),
+                        args](Context& ctx) {
+      const Tensor grad_y = of_y.take(), grad_state = of_state.take();
       if (!grad_y.defined() && !grad_state.defined()) return;
-      if (!grad_y.defined()) grad_y = Tensor::zeros(args.x.shape(), args.x.dtype());
-      ops::CausalConv1dGrads grads = ops::causal_conv1d_backward(ctx, args, grad_y, grad_state);
-      weight.accumulate_grad(ctx, grads.weight);
-      bias.accumulate_grad(ctx, grads.bias);
-      state_in.accumulate_grad(ctx, grads.state_in);
-      x.accumulate_grad(ctx, std::exchange(grads.x, {}));
+      const ops::CausalConv1dGrads grads = ops::causal_conv1d_backward(ctx, args, or_zeros(grad_y, args.x), grad_state);
+      to_weight.add(ctx, grads.weight);
+      to_bias.add(ctx, grads.bias);
+      to_state.add(ctx, grads.state_in);
+      to_x.add(ctx, grads.x);
     });
   }
   return y;
@@ -153,21 +153,20 @@ Var selective_scan(Graph& graph, const SelectiveScanVars& v, bool dt_softplus, b
   Var state(last, record);
   if (state_out != nullptr) *state_out = state;
   if (record) {
-    graph.tape->record([v, y, state, args, saved](Context& ctx) {
-      Tensor grad_y = take_grad(y);
-      const Tensor grad_state = state.defined() ? take_grad(state) : Tensor{};
+    graph.tape->record([v, of_y = y.gradient(), of_state = state.gradient(), args, saved](Context& ctx) {
+      const Tensor grad_y = of_y.take(), grad_state = of_state.take();
       if (!grad_y.defined() && !grad_state.defined()) return;
-      if (!grad_y.defined()) grad_y = Tensor::zeros(args.u.shape(), args.u.dtype());
-      ops::SelectiveScanGrads grads = ops::selective_scan_backward(ctx, args, saved, grad_y, grad_state);
-      v.u.accumulate_grad(ctx, std::exchange(grads.u, {}));
-      v.dt.accumulate_grad(ctx, std::exchange(grads.dt, {}));
-      v.A.accumulate_grad(ctx, std::exchange(grads.A, {}));
-      v.B.accumulate_grad(ctx, std::exchange(grads.B, {}));
-      v.C.accumulate_grad(ctx, std::exchange(grads.C, {}));
-      v.D.accumulate_grad(ctx, std::exchange(grads.D, {}));
-      v.z.accumulate_grad(ctx, std::exchange(grads.z, {}));
-      v.dt_bias.accumulate_grad(ctx, std::exchange(grads.dt_bias, {}));
-      v.state_in.accumulate_grad(ctx, std::exchange(grads.state_in, {}));
+      const ops::SelectiveScanGrads grads =
+          ops::selective_scan_backward(ctx, args, saved, or_zeros(grad_y, args.u), grad_state);
+      v.u.accumulate_grad(ctx, grads.u);
+      v.dt.accumulate_grad(ctx, grads.dt);
+      v.A.accumulate_grad(ctx, grads.A);
+      v.B.accumulate_grad(ctx, grads.B);
+      v.C.accumulate_grad(ctx, grads.C);
+      v.D.accumulate_grad(ctx, grads.D);
+      v.z.accumulate_grad(ctx, grads.z);
+      v.dt_bias.accumulate_grad(ctx, grads.dt_bias);
+      v.state_in.accumulate_grad(ctx, grads.state_in);
     });
   }
   return y;
@@ -175,25 +174,26 @@ Var selective_scan(Graph& graph, const SelectiveScanVars& v, bool dt_softplus, b
 
 std::vector<Var> split(Graph& graph, const Var& x, const std::vector<std::int64_t>& sizes) {
   const bool record = recording(graph, x);
+  check_equal("split", "sum of the parts", x.value().size(-1), std::accumulate(sizes.begin(), sizes.end(), 0LL));
   std::vector<Var> parts;
+  std::vector<Gradient> of_parts;
   std::int64_t begin = 0;
-  for (std::int64_t size : sizes) {
+  for (const std::int64_t size : sizes) {
     parts.emplace_back(x.value().slice(-1, begin, begin + size), record);
+    of_parts.push_back(parts.back().gradient());
     begin += size;
   }
-  check_equal("split", "sum of the parts", x.value().size(-1), begin);
   if (record) {
-    graph.tape->record([x, parts](Context& ctx) {
-      const Tensor grad = Tensor::empty(x.value().shape(), x.value().dtype());
+    const Shape shape = x.value().shape();
+    graph.tape->record([to_x = x.gradient(), of_parts, sizes, shape, dtype = x.value().dtype()](Context& ctx) {
+      const Tensor grad = Tensor::empty(shape, dtype);
       std::int64_t at = 0;
-      for (const Var& part : parts) {
-        const std::int64_t size = part.value().size(-1);
-        const Tensor into = grad.slice(-1, at, at + size);
-        const Tensor grad_part = take_grad(part);
-        grad_part.defined() ? ops::copy(ctx, into, grad_part) : into.fill(0);
-        at += size;
+      for (std::size_t i = 0; i < sizes.size(); ++i) {
+        const Tensor into = grad.slice(-1, at, at + sizes[i]), part = of_parts[i].take();
+        part.defined() ? ops::copy(ctx, into, part) : into.fill(0);
+        at += sizes[i];
       }
-      x.accumulate_grad(ctx, grad);
+      to_x.add(ctx, grad);
     });
   }
   return parts;
@@ -203,9 +203,9 @@ Var reshape(Graph& graph, const Var& x, const Shape& shape) {
   const bool record = recording(graph, x);
   Var y(x.value().reshape(shape), record);
   if (record) {
-    graph.tape->record([x, y](Context& ctx) {
-      const Tensor grad_y = take_grad(y);
-      if (grad_y.defined()) x.accumulate_grad(ctx, grad_y.contiguous().reshape(x.value().shape()));
+    graph.tape->record([to_x = x.gradient(), of_y = y.gradient(), before = x.value().shape()](Context& ctx) {
+      const Tensor grad_y = of_y.take();
+      if (grad_y.defined()) to_x.add(ctx, grad_y.contiguous().reshape(before));
     });
   }
   return y;
@@ -213,14 +213,15 @@ Var reshape(Graph& graph, const Var& x, const Shape& shape) {
 
 Var add(Graph& graph, const Var& a, const Var& b) {
   const bool record = recording(graph, a, b);
-  const Tensor sum = a.value().clone();
+  const Tensor sum = Tensor::empty(a.value().shape(), a.value().dtype());
+  ops::copy(graph.ctx, sum, a.value());
   ops::add_inplace(graph.ctx, sum, b.value());
   Var y(sum, record);
   if (record) {
-    graph.tape->record([a, b, y](Context& ctx) {
-      Tensor grad_y = take_grad(y);
-      a.accumulate_grad(ctx, grad_y);
-      b.accumulate_grad(ctx, std::exchange(grad_y, {}));
+    graph.tape->record([to_a = a.gradient(), to_b = b.gradient(), of_y = y.gradient()](Context& ctx) {
+      const Tensor grad_y = of_y.take();
+      to_a.add(ctx, grad_y);
+      to_b.add(ctx, grad_y);
     });
   }
   return y;
@@ -230,9 +231,9 @@ Var neg_exp(Graph& graph, const Var& x) {
   const bool record = recording(graph, x);
   Var y(ops::neg_exp(graph.ctx, x.value()), record);
   if (record) {
-    graph.tape->record([x, y](Context& ctx) {
-      const Tensor grad_y = take_grad(y);
-      if (grad_y.defined()) x.accumulate_grad(ctx, ops::multiply(ctx, grad_y, y.value()));  // d(-e^x) = -e^x = y
+    graph.tape->record([to_x = x.gradient(), y](Context& ctx) {
+      const Tensor grad_y = y.gradient().take();
+      if (grad_y.defined()) to_x.add(ctx, ops::multiply(ctx, grad_y, y.value()));  // d(-e^x) = -e^x = y
     });
   }
   return y;
@@ -244,9 +245,9 @@ Var dropout(Graph& graph, const Var& x, double p) {
   const std::uint64_t seed = graph.dropout_seed, stream = graph.dropout_stream++;
   Var y(ops::dropout(graph.ctx, x.value(), p, seed, stream), record);
   if (record) {
-    graph.tape->record([x, y, p, seed, stream](Context& ctx) {
-      const Tensor grad_y = take_grad(y);
-      if (grad_y.defined()) x.accumulate_grad(ctx, ops::dropout(ctx, grad_y, p, seed, stream));
+    graph.tape->record([to_x = x.gradient(), of_y = y.gradient(), p, seed, stream](Context& ctx) {
+      const Tensor grad_y = of_y.take();
+      if (grad_y.defined()) to_x.add(ctx, ops::dropout(ctx, grad_y, p, seed, stream));
     });
   }
   return y;
@@ -260,14 +261,16 @@ Var dot(Graph& graph, const Var& x, const Tensor& weights) {
   for (std::int64_t i = 0; i < a.numel(); ++i) sum += a.data<double>()[i] * b.data<double>()[i];
   Var y(Tensor::full({}, sum, DType::kF64), record);
   if (record) {
-    graph.tape->record([x, y, weights](Context& ctx) {
-      const Tensor grad_y = take_grad(y);
-      if (!grad_y.defined()) return;
-      const Tensor grad = Tensor::empty(x.value().shape(), x.value().dtype());
-      grad.copy_from(weights);
-      ops::scale_inplace(ctx, grad, grad_y.at({}));
-      x.accumulate_grad(ctx, grad);
-    });
+    const Shape shape = x.value().shape();
+    graph.tape->record(
+        [to_x = x.gradient(), of_y = y.gradient(), weights, shape, dtype = x.value().dtype()](Context& ctx) {
+          const Tensor grad_y = of_y.take();
+          if (!grad_y.defined()) return;
+          const Tensor grad = Tensor::empty(shape, dtype);
+          grad.copy_from(weights);
+          ops::scale_inplace(ctx, grad, grad_y.at({}));
+          to_x.add(ctx, grad);
+        });
   }
   return y;
 }
@@ -276,18 +279,19 @@ Var linear_cross_entropy(Graph& graph, const Var& x, const Var& weight, const Te
   const bool record = recording(graph, x, weight);
   const ops::LinearCrossEntropyArgs args{x.value(), weight.value(), {}, targets, graph.compute};
   // Gradients come from the same pass, so that the logits are computed once.
-  auto out = std::make_shared<ops::LinearCrossEntropyOut>(ops::linear_cross_entropy(graph.ctx, args, record));
-  Var loss(Tensor::full({}, out->loss, DType::kF64), record);
+  const ops::LinearCrossEntropyOut out = ops::linear_cross_entropy(graph.ctx, args, record);
+  Var loss(Tensor::full({}, out.loss, DType::kF64), record);
   if (record) {
-    graph.tape->record([x, weight, loss, out](Context& ctx) {
-      const Tensor grad_loss = take_grad(loss);
+    graph.tape->record([to_x = x.gradient(), to_weight = weight.gradient(), of_loss = loss.gradient(),
+                        grad_x = out.grad_x, grad_weight = out.grad_weight](Context& ctx) {
+      const Tensor grad_loss = of_loss.take();
       if (!grad_loss.defined()) return;
       if (const double scale = grad_loss.at({}); scale != 1) {
-        ops::scale_inplace(ctx, out->grad_x, scale);
-        ops::scale_inplace(ctx, out->grad_weight, scale);
+        ops::scale_inplace(ctx, grad_x, scale);
+        ops::scale_inplace(ctx, grad_weight, scale);
       }
-      weight.accumulate_grad(ctx, std::exchange(out->grad_weight, {}));
-      x.accumulate_grad(ctx, std::exchange(out->grad_x, {}));
+      to_weight.add(ctx, grad_weight);
+      to_x.add(ctx, grad_x);
     });
   }
   return loss;

@@ -8,27 +8,55 @@ const Tensor& Var::value() const {
   return node_ == nullptr ? undefined : node_->value;
 }
 
-void Var::accumulate_grad(Context& ctx, const Tensor& grad) const {
-  if (!requires_grad() || !grad.defined()) return;
-  if (!(grad.shape() == value().shape())) {
-    refuse_value(ErrorCode::kInternal, "autograd", "shape of a gradient", value().shape().to_string(),
-                 grad.shape().to_string());
+Var::Var(Tensor value, bool requires_grad) {
+  Gradient gradient(value.shape(), requires_grad);
+  node_ = std::make_shared<Node>(Node{std::move(value), std::move(gradient)});
+}
+
+void Var::set_value(Tensor value) const {
+  node_->gradient.slot_->shape = value.shape();
+  node_->value = std::move(value);
+}
+
+const Tensor& Gradient::tensor() const {
+  static const Tensor undefined;
+  return slot_ == nullptr ? undefined : slot_->tensor;
+}
+
+void Gradient::add(Context& ctx, const Tensor& tensor) const {
+  if (!wanted() || !tensor.defined()) return;
+  if (!(tensor.shape() == slot_->shape)) {
+    refuse_value(ErrorCode::kInternal, "autograd", "shape of a gradient", slot_->shape.to_string(),
+                 tensor.shape().to_string());
   }
-  if (node_->grad.defined()) {
-    ops::add_inplace(ctx, node_->grad, grad);
+  if (slot_->tensor.defined()) {
+    ops::add_inplace(ctx, writable(ctx), tensor);
   } else {
-    // Two Vars may receive the same tensor (both terms of a sum), and views may overlap it: only a tensor that nobody
-    // else can write is taken over.
-    node_->grad = grad.is_sole_owner() ? grad : grad.clone();
+    slot_->tensor = tensor;
   }
+}
+
+Tensor Gradient::writable(Context& ctx) const {
+  if (slot_ == nullptr || !slot_->tensor.defined()) return {};
+  if (!slot_->tensor.is_sole_owner() || !slot_->tensor.is_contiguous()) {
+    const Tensor own = Tensor::empty(slot_->tensor.shape(), slot_->tensor.dtype());
+    ops::copy(ctx, own, slot_->tensor);
+    slot_->tensor = own;
+  }
+  return slot_->tensor;
 }
 
 void Tape::backward(Context& ctx, const Var& root, const Tensor& seed) {
   if (!root.requires_grad()) {
-    refuse(ErrorCode::kInvalidArgument, "autograd",
-           "backward: expected a root that depends on a parameter, got a constant (was the tape attached to the Graph?)");
+    refuse(
+        ErrorCode::kInvalidArgument, "autograd",
+        "backward: expected a root that depends on a parameter, got a constant (was the tape attached to the Graph?)");
   }
-  root.accumulate_grad(ctx, seed.defined() ? seed.clone() : Tensor::full(root.value().shape(), 1, root.value().dtype()));
+  if (entries_.empty()) {
+    refuse(ErrorCode::kInvalidArgument, "autograd",
+           "backward: expected what the root was computed by, got an empty tape (it was played or cleared before)");
+  }
+  root.accumulate_grad(ctx, seed.defined() ? seed : Tensor::full(root.value().shape(), 1, root.value().dtype()));
   backward_from_grads(ctx);
 }
 
