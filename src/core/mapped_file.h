@@ -20,11 +20,17 @@ class MappedFile {
   // `op` opens the sentence when it refuses: kNotFound for a missing path, kIo for one that cannot be read or is no
   // regular file, kCorruptFile for an empty one.
   static std::shared_ptr<MappedFile> open(std::string_view op, const std::string& path);
+  // Of an open file, which may be closed afterwards: one without a name, most often. `path` is for refusals.
+  static std::shared_ptr<MappedFile> of_descriptor(std::string_view op, const std::string& path, int descriptor);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+  // Gives pages of that range back to the system: touched again, they come from its cache. Whoever passes over a large
+  // file once stays small by it; right at any time and for any range.
+  void forget(std::size_t offset, std::size_t size) const;
 
  private:
   MappedFile(const std::byte* data, std::size_t size) : data_(data), size_(size) {}

@@ -1,0 +1,15 @@
+// FNV-1a, 64 bits: names things by their content. Not for content of strangers that must not collide.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace coluber {
+
+// `hash` goes on from an earlier one.
+constexpr std::uint64_t fnv1a(std::string_view bytes, std::uint64_t hash = 0xcbf29ce484222325ull) {
+  for (const char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ull;
+  return hash;
+}
+
+}  // namespace coluber
