@@ -131,6 +131,8 @@ std::vector<Var> split(Graph& graph, const Var& x, const std::vector<std::int64_
 Var reshape(Graph& graph, const Var& x, const Shape& shape);
 Var add(Graph& graph, const Var& a, const Var& b);
 Var neg_exp(Graph& graph, const Var& x);  // -e^x: A from A_log
+// x rounded to `dtype` and back; the gradient passes as if it were x.
+Var rounded(Graph& graph, const Var& x, DType dtype);
 Var dropout(Graph& graph, const Var& x, double p);
 // sum(x * weights) as an f64 scalar: the loss of gradient checks.
 Var dot(Graph& graph, const Var& x, const Tensor& weights);

@@ -60,7 +60,7 @@ struct ModelConfig {
   MambaConfig mixer;                         // the same for all layers; mixer.d_model = d_model
   NormKind norm = NormKind::kRms;
   double norm_eps = 1e-5;
-  bool residual_in_fp32 = true;
+  bool residual_in_fp32 = true;              // false: rounded to bf16 where products are bf16
   bool tie_embeddings = true;
   bool bidirectional = false;  // every mixer reads the sequence in both directions (not for generation)
   double dropout = 0.0;        // of each mixer's output, in training only

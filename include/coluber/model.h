@@ -28,21 +28,21 @@ struct LoadOptions {
 
 struct SaveOptions {
   CheckpointLayout layout = CheckpointLayout::kStateSpaces;
-  std::optional<DType> dtype;               // of all floating tensors in the file; unset: as they are
-  bool safetensors = true;                  // false: pytorch_model.bin
+  std::optional<DType> dtype;  // of all floating tensors in the file; unset: as they are
+  bool safetensors = true;     // false: pytorch_model.bin
   std::int64_t max_shard_bytes = 5'000'000'000;
 };
 
 struct ForwardOptions {
-  State* state = nullptr;         // read before and written after, in place; null: start from zero
-  Sequences sequences;            // packed rows, resets
-  bool last_token_only = false;   // logits (b,1,v)
-  DType compute = DType::kF32;    // of matrix products
+  State* state = nullptr;        // read before and written after, in place; null: start from zero
+  Sequences sequences;           // packed rows, resets
+  bool last_token_only = false;  // logits (b,1,v)
+  DType compute = DType::kF32;   // of matrix products
 };
 
 // What evaluation over a text gives.
 struct LossSum {
-  double nats = 0;              // summed over tokens
+  double nats = 0;  // summed over tokens
   std::int64_t num_tokens = 0;
   double mean() const { return num_tokens > 0 ? nats / static_cast<double>(num_tokens) : 0; }
 };
@@ -82,6 +82,8 @@ class Model {
 
  private:
   friend Model build_model(const ModelConfig& config, const Init& init);
+  // hidden() without a tape, from and to options.state.
+  Tensor infer(Context& ctx, const Tensor& ids, const ForwardOptions& options) const;
   Var hidden(Graph& graph, const Tensor& ids, const Sequences& sequences, const std::vector<MixerState>* state_in,
              std::vector<MixerState>* state_out) const;
 

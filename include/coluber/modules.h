@@ -17,7 +17,7 @@ namespace coluber {
 
 // A trainable tensor and what the optimiser must know of it.
 struct Parameter {
-  std::string name;          // as in the state-spaces layout, "layers.0.mixer.in_proj.weight"
+  std::string name;  // as in the state-spaces layout, "layers.0.mixer.in_proj.weight"
   Var var;
   bool weight_decay = true;  // false for A_log, D, the convolution, biases and norms
   bool matrix = false;       // may be stored in 16 bits; the others stay in f32
@@ -57,7 +57,8 @@ struct MixerState {
 //   x, z = split(in_proj(input)); x = silu(conv1d(x)); dt, B, C = split(x_proj(x)); dt = dt_proj.weight dt;
 //   y = selective_scan(x, dt, A = -exp(A_log), B, C, D, z, dt_bias = dt_proj.bias); out_proj(y).
 // Falcon-Mamba divides dt, B and C by their root mean square first. A bidirectional mixer has a second set of conv1d,
-// x_proj, dt_proj, A_log and D that reads the sequence backwards; both outputs are added before out_proj.
+// x_proj, dt_proj, A_log and D that reads the sequence backwards; both outputs are added before out_proj. Where
+// `resets` mark the first tokens of documents, neither direction sees past a document's ends.
 class Mamba {
  public:
   Mamba() = default;
@@ -103,6 +104,7 @@ struct StackConfig {
   NormKind norm = NormKind::kRms;
   double norm_eps = 1e-5;
   bool bidirectional = false;
+  bool residual_in_fp32 = true;  // false: where products are bf16, x is rounded to bf16 after each block
   double dropout = 0.0;
   bool rescale_prenorm_residual = true;
 };

@@ -112,7 +112,6 @@ Var causal_conv1d(Graph& graph, const Var& x, const Var& weight, const Var& bias
   Tensor last;
   Var y(ops::causal_conv1d_forward(graph.ctx, args, state_out != nullptr ? &last : nullptr), record);
   Var state(last, record);
-  if (state_out != nullptr) *state_out = state;
   if (record) {
     graph.tape->record([to_x = x.gradient(), to_weight = weight.gradient(), to_bias = bias.gradient(),
                         to_state = state_in.gradient(), of_y = y.gradient(), of_state = state.gradient(),
@@ -126,6 +125,7 @@ Var causal_conv1d(Graph& graph, const Var& x, const Var& weight, const Var& bias
       to_x.add(ctx, grads.x);
     });
   }
+  if (state_out != nullptr) *state_out = state;  // last: it may be the Var of state_in
   return y;
 }
 
@@ -151,7 +151,6 @@ Var selective_scan(Graph& graph, const SelectiveScanVars& v, bool dt_softplus, b
   Var y(ops::selective_scan_forward(graph.ctx, args, state_out != nullptr ? &last : nullptr, record ? &saved : nullptr),
         record);
   Var state(last, record);
-  if (state_out != nullptr) *state_out = state;
   if (record) {
     graph.tape->record([v, of_y = y.gradient(), of_state = state.gradient(), args, saved](Context& ctx) {
       const Tensor grad_y = of_y.take(), grad_state = of_state.take();
@@ -169,6 +168,7 @@ Var selective_scan(Graph& graph, const SelectiveScanVars& v, bool dt_softplus, b
       v.state_in.accumulate_grad(ctx, grads.state_in);
     });
   }
+  if (state_out != nullptr) *state_out = state;  // last: it may be the Var of state_in
   return y;
 }
 
@@ -235,6 +235,15 @@ Var neg_exp(Graph& graph, const Var& x) {
       const Tensor grad_y = y.gradient().take();
       if (grad_y.defined()) to_x.add(ctx, ops::multiply(ctx, grad_y, y.value()));  // d(-e^x) = -e^x = y
     });
+  }
+  return y;
+}
+
+Var rounded(Graph& graph, const Var& x, DType dtype) {
+  const bool record = recording(graph, x);
+  Var y(x.value().to(dtype).to(x.value().dtype()), record);
+  if (record) {
+    graph.tape->record([to_x = x.gradient(), of_y = y.gradient()](Context& ctx) { to_x.add(ctx, of_y.take()); });
   }
   return y;
 }

@@ -14,6 +14,7 @@ StackConfig stack_config(const ModelConfig& config) {
   stack.norm = config.norm;
   stack.norm_eps = config.norm_eps;
   stack.bidirectional = config.bidirectional;
+  stack.residual_in_fp32 = config.residual_in_fp32;
   stack.dropout = config.dropout;
   stack.rescale_prenorm_residual = config.rescale_prenorm_residual;
   return stack;
@@ -39,6 +40,12 @@ void check_ids(const Tensor& ids) {
   if (ids.dtype() != DType::kI32) {
     refuse_value(ErrorCode::kInvalidArgument, "model", "dtype of ids", "i32", dtype_name(ids.dtype()));
   }
+}
+
+void check_targets(const Tensor& ids, const Tensor& targets) {
+  if (ids.shape() == targets.shape()) return;
+  refuse_value(ErrorCode::kInvalidArgument, "model", "shape of targets", ids.shape().to_string(),
+               targets.shape().to_string());
 }
 
 void check_state(const ModelConfig& config, const State& state, std::int64_t slots) {
@@ -68,8 +75,12 @@ Model build_model(const ModelConfig& config, const Init& init) {
   return model;
 }
 
-const Var& Model::head() const { return lm_head_.defined() ? lm_head_ : embedding_; }
-DType Model::dtype() const { return embedding_.value().dtype(); }
+const Var& Model::head() const {
+  return lm_head_.defined() ? lm_head_ : embedding_;
+}
+DType Model::dtype() const {
+  return embedding_.value().dtype();
+}
 
 Parameters Model::parameters() const {
   Parameters parameters;
@@ -99,7 +110,9 @@ Model Model::to(DType dtype) const {
   const Parameters from = parameters(), to = model.parameters();
   for (std::size_t i = 0; i < from.size(); ++i) {
     const DType other = dtype == DType::kF64 ? DType::kF64 : DType::kF32;
-    to[i].var.set_value(from[i].var.value().to(from[i].matrix ? dtype : other));
+    const Tensor own = Tensor::empty(from[i].var.value().shape(), from[i].matrix ? dtype : other);
+    own.copy_from(from[i].var.value());
+    to[i].var.set_value(own);
   }
   return model;
 }
@@ -116,20 +129,21 @@ Var Model::hidden(Graph& graph, const Tensor& ids, const Sequences& sequences, c
   return stack_.forward(graph, x, sequences, state_in, state_out);
 }
 
-Tensor Model::forward(Context& ctx, const Tensor& ids, const ForwardOptions& options) const {
+Tensor Model::infer(Context& ctx, const Tensor& ids, const ForwardOptions& options) const {
   check_ids(ids);
   Graph graph{ctx};
   graph.compute = options.compute;
-  std::vector<MixerState> states;
-  std::vector<MixerState>* state = nullptr;
-  if (options.state != nullptr) {
-    const Tensor& packed = options.sequences.cu_seqlens;
-    check_state(config_, *options.state, packed.defined() ? packed.numel() - 1 : ids.size(0));
-    states = to_vars(*options.state);
-    state = &states;
-  }
-  Tensor x = hidden(graph, ids, options.sequences, state, state).value();
-  if (state != nullptr) write_back(states, ids.size(1), *options.state);
+  if (options.state == nullptr) return hidden(graph, ids, options.sequences, nullptr, nullptr).value();
+  const Tensor& packed = options.sequences.cu_seqlens;
+  check_state(config_, *options.state, packed.defined() ? packed.numel() - 1 : ids.size(0));
+  std::vector<MixerState> states = to_vars(*options.state);
+  const Tensor x = hidden(graph, ids, options.sequences, &states, &states).value();
+  write_back(states, ids.size(1), *options.state);
+  return x;
+}
+
+Tensor Model::forward(Context& ctx, const Tensor& ids, const ForwardOptions& options) const {
+  Tensor x = infer(ctx, ids, options);
   if (options.last_token_only && ids.size(1) > 0) x = x.slice(1, ids.size(1) - 1, ids.size(1)).contiguous();
   return ops::linear_forward(ctx, {x, head().value(), {}, options.compute});
 }
@@ -144,30 +158,22 @@ Tensor Model::step(Context& ctx, const Tensor& ids, State& state) const {
 }
 
 LossSum Model::evaluate(Context& ctx, const Tensor& ids, const Tensor& targets, const ForwardOptions& options) const {
-  Graph graph{ctx};
-  graph.compute = options.compute;
-  std::vector<MixerState> states;
-  std::vector<MixerState>* state = nullptr;
-  if (options.state != nullptr) {
-    check_state(config_, *options.state, ids.size(0));
-    states = to_vars(*options.state);
-    state = &states;
-  }
-  const Tensor x = hidden(graph, ids, options.sequences, state, state).value();
-  if (state != nullptr) write_back(states, ids.size(1), *options.state);
+  check_targets(ids, targets);
+  const Tensor x = infer(ctx, ids, options);
   const std::int64_t tokens = ids.numel();
-  const ops::LinearCrossEntropyOut out = ops::linear_cross_entropy(
-      ctx, {x.reshape({tokens, config_.d_model}), head().value(), {}, targets.contiguous().reshape({tokens}), options.compute},
-      false);
+  const ops::LinearCrossEntropyOut out = ops::linear_cross_entropy(ctx,
+                                                                   {x.reshape({tokens, config_.d_model}),
+                                                                    head().value(),
+                                                                    {},
+                                                                    targets.contiguous().reshape({tokens}),
+                                                                    options.compute},
+                                                                   false);
   return {out.loss * static_cast<double>(out.num_tokens), out.num_tokens};
 }
 
 Var Model::loss(Graph& graph, const Tensor& ids, const Tensor& targets, const Sequences& sequences,
                 const std::vector<MixerState>* state_in, std::vector<MixerState>* state_out) const {
-  if (!(ids.shape() == targets.shape())) {
-    refuse_value(ErrorCode::kInvalidArgument, "model", "shape of targets", ids.shape().to_string(),
-                 targets.shape().to_string());
-  }
+  check_targets(ids, targets);
   const Var x = hidden(graph, ids, sequences, state_in, state_out);
   const std::int64_t tokens = ids.numel();
   return autograd::linear_cross_entropy(graph, autograd::reshape(graph, x, {tokens, config_.d_model}), head(),

@@ -42,9 +42,8 @@ Var constant(const Init& init, const Shape& shape, double value) {
 
 Var uniform(const Init& init, const std::string& name, const Shape& shape, double low, double high) {
   const Rng rng(init.seed, stream_of(name));
-  return make(init, shape, [&](std::int64_t i) {
-    return low + (high - low) * rng.uniform(static_cast<std::uint64_t>(i));
-  });
+  return make(init, shape,
+              [&](std::int64_t i) { return low + (high - low) * rng.uniform(static_cast<std::uint64_t>(i)); });
 }
 
 Var normal(const Init& init, const std::string& name, const Shape& shape, double stddev) {

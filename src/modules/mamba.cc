@@ -5,6 +5,19 @@
 #include "modules/init.h"
 
 namespace coluber {
+namespace {
+
+// A document that begins at token t begins, read backwards, at token t - 1.
+Sequences read_backwards(const Sequences& sequences) {
+  const Tensor& resets = sequences.resets;
+  if (!resets.defined() || resets.rank() != 2 || resets.size(1) == 0) return sequences;
+  const std::int64_t l = resets.size(1);
+  const Tensor earlier = Tensor::zeros(resets.shape(), resets.dtype());
+  earlier.slice(1, 0, l - 1).copy_from(resets.slice(1, 1, l));
+  return {sequences.cu_seqlens, earlier};
+}
+
+}  // namespace
 
 Tensor Linear::step(Context& ctx, const Tensor& x) const {
   return ops::linear_forward(ctx, {x, weight.value(), bias.value()});
@@ -75,8 +88,9 @@ Var Mamba::forward(Graph& graph, const Var& x, const Sequences& sequences, const
   const std::vector<Var> xz = autograd::split(graph, in_proj_.forward(graph, x), {d, d});
   Var y = scan_direction(graph, directions_[0], xz[0], xz[1], false, sequences, state_in, state_out);
   if (bidirectional()) {
-    y = autograd::add(graph, y,
-                      scan_direction(graph, directions_[1], xz[0], xz[1], true, sequences, nullptr, nullptr));
+    y = autograd::add(
+        graph, y,
+        scan_direction(graph, directions_[1], xz[0], xz[1], true, read_backwards(sequences), nullptr, nullptr));
   }
   return out_proj_.forward(graph, y);
 }
@@ -84,13 +98,12 @@ Var Mamba::forward(Graph& graph, const Var& x, const Sequences& sequences, const
 Var Mamba::scan_direction(Graph& graph, const Direction& direction, const Var& x, const Var& z, bool reverse,
                           const Sequences& sequences, const MixerState* state_in, MixerState* state_out) const {
   const std::int64_t n = config_.d_state, u = config_.dt_rank;
-  const Var conv_x =
-      autograd::causal_conv1d(graph, x, direction.conv_weight, direction.conv_bias, true, reverse, sequences,
-                              state_in != nullptr ? state_in->conv : Var{}, state_out != nullptr ? &state_out->conv : nullptr);
+  const Var conv_x = autograd::causal_conv1d(graph, x, direction.conv_weight, direction.conv_bias, true, reverse,
+                                             sequences, state_in != nullptr ? state_in->conv : Var{},
+                                             state_out != nullptr ? &state_out->conv : nullptr);
   std::vector<Var> dt_B_C = autograd::split(graph, direction.x_proj.forward(graph, conv_x), {u, n, n});
   if (config_.norm_dt_B_C) {
-    for (Var& part : dt_B_C)
-      part = autograd::norm(graph, part, {}, {}, {}, NormKind::kRms, config_.norm_dt_B_C_eps);
+    for (Var& part : dt_B_C) part = autograd::norm(graph, part, {}, {}, {}, NormKind::kRms, config_.norm_dt_B_C_eps);
   }
   autograd::SelectiveScanVars vars;
   vars.u = conv_x;

@@ -70,8 +70,10 @@ Var MambaStack::forward(Graph& graph, const Var& x, const Sequences& sequences, 
   Var hidden = x, residual;
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const Norm& norm = blocks_[i].norm;
-    const Var normed =
-        autograd::norm(graph, hidden, norm.weight, norm.bias, residual, norm.kind, norm.eps, &residual);
+    const Var normed = autograd::norm(graph, hidden, norm.weight, norm.bias, residual, norm.kind, norm.eps, &residual);
+    if (!config_.residual_in_fp32 && graph.compute == DType::kBF16) {
+      residual = autograd::rounded(graph, residual, DType::kBF16);
+    }
     MixerState next;
     hidden = blocks_[i].mixer.forward(graph, normed, sequences, state_in != nullptr ? &(*state_in)[i] : nullptr,
                                       state_out != nullptr ? &next : nullptr);

@@ -38,9 +38,9 @@ class GradientSummary : public ::testing::Environment {
 inline GradientSummary& gradient_summary = GradientSummary::instance();  // before main: TearDown is then called
 
 inline void expect_gradients(const std::string& what, const std::vector<Var>& inputs,
-                             const std::function<Var(Graph&)>& f) {
+                             const std::function<Var(Graph&)>& f, double step = 1e-4) {
   Context ctx(ContextOptions{1, Algorithm::kAuto});
-  const double error = gradcheck(ctx, inputs, f);
+  const double error = gradcheck(ctx, inputs, f, step);
   gradient_summary.add(error);
   EXPECT_LE(error, kWorstGradient) << what;
   for (const Var& input : inputs) EXPECT_GT(max_abs(input.grad()), 0) << what << ": no gradient arrived";
