@@ -20,6 +20,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -65,14 +66,19 @@ class Sampler {
   const SamplingOptions& options() const { return options_; }
   std::int64_t vocab_size() const { return vocab_size_; }
   std::uint64_t num_drawn() const { return num_drawn_; }
+  std::span<const std::int32_t> context() const { return context_; }  // the ids seen, each once
+
+  // The same place and context, but other options or another stream.
+  Sampler with(const SamplingOptions& options, std::uint64_t stream) const;
 
  private:
+  friend class Session;
   SamplingOptions options_;
   std::int64_t vocab_size_;
   std::uint64_t stream_;
   std::uint64_t num_drawn_ = 0;
-  std::vector<bool> seen_;             // by id; empty while the penalty is off
-  std::vector<std::int32_t> context_;  // the ids that are seen, each once
+  std::vector<bool> seen_;  // by id
+  std::vector<std::int32_t> context_;
 };
 
 // One sequence that is read and written. A copy is a fork, at the cost of copying the state; the model is shared and
@@ -99,7 +105,18 @@ class Session {
   const Sampler& sampler() const { return sampler_; }
   std::int64_t num_tokens() const { return num_tokens_; }
 
+  // A copy that draws with other options or from another stream.
+  Session fork(const SamplingOptions& options, std::uint64_t stream) const;
+
+  // One safetensors file, written atomically: the state (State::load reads it too), the logits after the last token,
+  // the ids seen and the number of tokens drawn. What load() gives draws what this session would have drawn, bit by
+  // bit, when model, options and stream are the same. load() takes files of State::save too, as the constructor does.
+  void save(Context& ctx, const std::string& path);
+  static Session load(const std::string& path, const Model& model, const SamplingOptions& options,
+                      std::int64_t vocab_size = 0, std::uint64_t stream = 0);
+
  private:
+  friend class GenerationBatch;
   void read_pending(Context& ctx);
 
   const Model* model_;
@@ -113,13 +130,20 @@ class Session {
 enum class FinishReason : std::uint8_t { kLength, kEos, kStop };
 std::string_view finish_reason_name(FinishReason reason);  // "length", "eos", "stop"
 
+// Up to so many rows a token's logits do not depend, in any bit, on the other rows of the batch.
+inline constexpr std::int64_t kMaxGenerateBatch = 8;
+
 struct GenerateOptions {
   SamplingOptions sampling;
   std::int64_t max_new_tokens = 128;
-  std::vector<std::string> stop;   // generation ends where one of these begins; not part of the text
-  bool stop_on_eos = true;         // at the end-of-text id of the tokenizer or, when it has none, of the config
-  std::int64_t batch_size = 8;     // prompts decoded together; more wait for a free row
-  std::uint64_t first_stream = 0;  // prompt i draws from stream first_stream + i
+  std::vector<std::string> stop;  // generation ends where one of these begins; not part of the text
+  bool stop_on_eos = true;        // at the end-of-text id of the tokenizer or, when it has none, of the config
+  std::int64_t batch_size = kMaxGenerateBatch;  // prompts decoded together; more wait for a free row
+  std::uint64_t first_stream = 0;               // prompt i draws from stream first_stream + i
+  const Session* start = nullptr;               // every prompt goes on from a fork of it; null: from nothing
+  bool keep_sessions = false;                   // Generation::session
+  // While a prompt is read, every kPrefillChunkTokens: tokens read and all of them.
+  std::function<void(std::size_t prompt, std::int64_t read, std::int64_t total)> on_prefill;
 };
 
 struct Generation {
@@ -127,6 +151,7 @@ struct Generation {
   std::vector<std::int32_t> ids;  // drawn, the end-of-text id excluded, those that spelled a stop string included
   std::string text;               // of `ids`, cut before the stop string
   FinishReason finish = FinishReason::kLength;
+  std::optional<Session> session;  // after the prompt and every token drawn, the end-of-text id included
 };
 
 // A piece of text as it becomes final: whole characters, never a part of a stop string.
@@ -138,7 +163,8 @@ struct GeneratedPiece {
 
 // Generates for every prompt. Prompts may differ in length; each is read alone and then decoded together with others,
 // and gets the same ids as generated alone with the same stream. An empty prompt starts from the beginning-of-text id
-// (else the end-of-text id). `on_piece` is called from the calling thread, at most once per prompt and token.
+// (else the end-of-text id), or goes on where `start` is. `on_piece` is called from the calling thread, at most once
+// per prompt and token.
 std::vector<Generation> generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
                                  const std::vector<std::vector<std::int32_t>>& prompts, const GenerateOptions& options,
                                  const std::function<void(const GeneratedPiece&)>& on_piece = {});

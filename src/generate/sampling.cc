@@ -31,17 +31,19 @@ double total_weight(const std::vector<Candidate>& candidates) {
   return total;
 }
 
+void check_logit(float logit, std::size_t id) {
+  if (logit < std::numeric_limits<float>::infinity()) return;  // neither that nor NaN
+  refuse_value(ErrorCode::kNumeric, kOp, join("logit of id ", id), "a finite number", std::isnan(logit) ? "NaN" : "inf",
+               "the model diverged or its file is damaged");
+}
+
 std::vector<Candidate> penalised(std::span<const float> logits, const SamplingOptions& options,
                                  std::span<const std::int32_t> context) {
   std::vector<Candidate> candidates;
   candidates.reserve(logits.size());
   for (std::size_t i = 0; i < logits.size(); ++i) {
-    const double logit = static_cast<double>(logits[i]);
-    if (std::isnan(logit) || logit == std::numeric_limits<double>::infinity()) {
-      refuse_value(ErrorCode::kNumeric, kOp, join("logit of id ", i), "a finite number",
-                   std::isnan(logit) ? "NaN" : "inf", "the model diverged or its file is damaged");
-    }
-    candidates.push_back({static_cast<std::int32_t>(i), logit, 0});
+    check_logit(logits[i], i);
+    candidates.push_back({static_cast<std::int32_t>(i), static_cast<double>(logits[i]), 0});
   }
   if (options.repetition_penalty == 1.0) return candidates;
   std::vector<bool> done(candidates.size(), false);
@@ -61,6 +63,17 @@ const Candidate& largest(const std::vector<Candidate>& candidates) {
     refuse_value(ErrorCode::kNumeric, kOp, "logits", "at least one finite number", "none");
   }
   return *best;
+}
+
+// The same as largest(penalised(...)) without a penalty, in one pass and without a copy of the vocabulary.
+Candidate largest_logit(std::span<const float> logits) {
+  std::size_t best = 0;
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    check_logit(logits[i], i);
+    if (logits[i] > logits[best]) best = i;
+  }
+  const Candidate candidate{static_cast<std::int32_t>(best), logits.empty() ? 0 : static_cast<double>(logits[best]), 1};
+  return largest(logits.empty() ? std::vector<Candidate>{} : std::vector{candidate});
 }
 
 void keep_top_k(std::vector<Candidate>& candidates, std::int64_t top_k) {
@@ -94,9 +107,11 @@ void keep_min_p(std::vector<Candidate>& candidates, double min_p) {
 // What is left of the vocabulary, in order of id, with unnormalised weights.
 std::vector<Candidate> truncated(std::span<const float> logits, const SamplingOptions& options,
                                  std::span<const std::int32_t> context) {
+  const bool greedy = options.greedy || options.temperature == 0;
+  if (greedy && options.repetition_penalty == 1.0) return {largest_logit(logits)};
   std::vector<Candidate> candidates = penalised(logits, options, context);
   const Candidate best = largest(candidates);
-  if (options.greedy || options.temperature == 0) return {{best.id, best.logit, 1}};
+  if (greedy) return {{best.id, best.logit, 1}};
   keep_top_k(candidates, options.top_k);
   for (Candidate& candidate : candidates) {
     candidate.weight = std::exp((candidate.logit - best.logit) / options.temperature);
@@ -144,11 +159,18 @@ Sampler::Sampler(const SamplingOptions& options, std::int64_t vocab_size, std::u
     : options_(options), vocab_size_(vocab_size), stream_(stream) {
   options_.check();
   if (vocab_size < 1) refuse_value(ErrorCode::kInvalidArgument, kOp, "vocab_size", "1 or more", join(vocab_size));
-  if (options_.repetition_penalty != 1.0) seen_.resize(static_cast<std::size_t>(vocab_size), false);
+  seen_.resize(static_cast<std::size_t>(vocab_size), false);
+}
+
+Sampler Sampler::with(const SamplingOptions& options, std::uint64_t stream) const {
+  options.check();
+  Sampler other = *this;
+  other.options_ = options;
+  other.stream_ = stream;
+  return other;
 }
 
 void Sampler::observe(std::span<const std::int32_t> ids) {
-  if (seen_.empty()) return;
   for (const std::int32_t id : ids) {
     if (id < 0 || id >= vocab_size_ || seen_[static_cast<std::size_t>(id)]) continue;
     seen_[static_cast<std::size_t>(id)] = true;

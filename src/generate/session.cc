@@ -16,6 +16,24 @@ std::int64_t vocabulary(const Model& model, std::int64_t vocab_size) {
   return vocab_size == 0 ? model.config().vocab_size : vocab_size;
 }
 
+void check_part(std::size_t layer, std::string_view part, const Tensor& expected, const Tensor& got) {
+  const auto words = [](const Tensor& t) { return join(t.shape().to_string(), " ", dtype_name(t.dtype())); };
+  if (expected.dtype() == got.dtype() && expected.shape() == got.shape()) return;
+  refuse_value(ErrorCode::kInvalidArgument, "session", join("layer ", layer, " of the state, ", part), words(expected),
+               words(got), "it is the state of another model");
+}
+
+void check_state(const Model& model, const State& state) {
+  const State own = model.make_state(1);
+  check_equal("session", "layers of the state", static_cast<long long>(own.num_layers()),
+              static_cast<long long>(state.num_layers()), "it is the state of another model");
+  check_equal("session", "sequences of the state", 1, state.batch());
+  for (std::size_t i = 0; i < own.num_layers(); ++i) {
+    check_part(i, "conv", own.layer(i).conv, state.layer(i).conv);
+    check_part(i, "ssm", own.layer(i).ssm, state.layer(i).ssm);
+  }
+}
+
 Tensor as_ids(std::span<const std::int32_t> ids, const Shape& shape) {
   return Tensor::of(shape, std::vector<std::int32_t>(ids.begin(), ids.end()));
 }
@@ -31,8 +49,14 @@ Session::Session(const Model& model, const SamplingOptions& options, State state
   if (model.config().bidirectional) {
     refuse(ErrorCode::kUnsupported, "session", "a bidirectional model reads the future, so it cannot generate");
   }
-  check_equal("session", "sequences of the state", 1, state_.batch());
+  check_state(model, state_);
   num_tokens_ = state_.num_tokens();
+}
+
+Session Session::fork(const SamplingOptions& options, std::uint64_t stream) const {
+  Session other = *this;
+  other.sampler_ = sampler_.with(options, stream);
+  return other;
 }
 
 void Session::append(Context& ctx, std::span<const std::int32_t> ids) {

@@ -1,4 +1,4 @@
-#include <cstdlib>
+#include <charconv>
 
 #include "coluber/state.h"
 #include "core/check.h"
@@ -6,8 +6,20 @@
 
 namespace coluber {
 namespace {
+
 constexpr const char* kFormat = "coluber.state/1";
+
+std::int64_t parse_count(const std::string& path, std::string_view field, const std::string& text) {
+  std::int64_t count = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+  constexpr std::int64_t kMost = std::int64_t{1} << 62;  // more can be added without overflow
+  if (error != std::errc{} || end != text.data() + text.size() || count < 0 || count > kMost) {
+    refuse_value(ErrorCode::kCorruptFile, "state", join(field, " in ", path), join("a number from 0 to ", kMost), text);
+  }
+  return count;
 }
+
+}  // namespace
 
 void State::save(const std::string& path) const {
   TensorMap tensors;
@@ -30,10 +42,9 @@ State State::load(const std::string& path) {
       tokens == file.metadata().end()) {
     refuse_value(ErrorCode::kCorruptFile, "state", path, join("a saved state (format ", kFormat, ")"), "another file");
   }
-  const std::size_t num_layers = file.tensors().size() / 2;
-  check_equal("state", "layers in " + path, std::atoll(layers->second.c_str()), static_cast<long long>(num_layers));
+  const std::int64_t num_layers = parse_count(path, "num_layers", layers->second);
   std::vector<LayerState> states;
-  for (std::size_t i = 0; i < num_layers; ++i) {
+  for (std::int64_t i = 0; i < num_layers; ++i) {  // a file may hold more, as sessions do
     const auto conv = file.tensors().find(join("layers.", i, ".conv"));
     const auto ssm = file.tensors().find(join("layers.", i, ".ssm"));
     if (conv == file.tensors().end() || ssm == file.tensors().end() || conv->second.rank() != 3 ||
@@ -44,7 +55,7 @@ State State::load(const std::string& path) {
     }
     states.push_back({conv->second.clone(), ssm->second.clone()});
   }
-  return State(std::move(states), std::atoll(tokens->second.c_str()));
+  return State(std::move(states), parse_count(path, "num_tokens", tokens->second));
 }
 
 }  // namespace coluber
