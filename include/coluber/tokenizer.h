@@ -90,9 +90,8 @@ class StreamDecoder {
  private:
   std::shared_ptr<const TokenizerParts> parts_;
   DecodeOptions options_;
-  std::string held_;      // the beginning of a character
-  bool at_start_ = true;  // nothing but dropped spaces so far
-  bool at_token_ = true;  // no token so far
+  std::string held_;                 // the beginning of a character
+  std::int32_t spaces_to_drop_ = 0;  // at the front of the text, those that encoding put there
 };
 
 }  // namespace coluber

@@ -35,6 +35,16 @@ std::size_t ascii_run(std::string_view text, std::size_t at) {
   return at - begin;
 }
 
+// Two bytes of the three that spell a surrogate, at the end of a text. They cannot become a character, but streaming
+// decoders elsewhere show such a part when it is whole, and three marks at once are no worse than two and one.
+bool is_surrogate_begun(std::string_view text, std::size_t at) {
+  return text.size() - at == 2 && text[at] == '\xED' && (static_cast<unsigned char>(text[at + 1]) & 0xE0u) == 0xA0u;
+}
+
+void append_repaired(std::string_view text, std::size_t at, const Utf8Char& c, std::string& out) {
+  out += c.valid ? text.substr(at, static_cast<std::size_t>(c.size)) : kReplacement;
+}
+
 }  // namespace
 
 Utf8Char decode_utf8(std::string_view text, std::size_t at) {
@@ -87,25 +97,22 @@ bool is_valid_utf8(std::string_view text) {
 
 void drain_utf8(std::string& pending, std::string& out) {
   std::size_t at = 0;
-  while (at < pending.size()) {
-    const Utf8Char c = decode_utf8(pending, at);
-    if (c.incomplete) break;
-    const auto size = static_cast<std::size_t>(c.size);
-    if (c.valid) {
-      out.append(pending, at, size);
-    } else {
-      out += kReplacement;
-    }
-    at += size;
+  for (Utf8Char c; at < pending.size(); at += static_cast<std::size_t>(c.size)) {
+    c = decode_utf8(pending, at);
+    if (c.incomplete || is_surrogate_begun(pending, at)) break;
+    append_repaired(pending, at, c, out);
   }
   pending.erase(0, at);
 }
 
 std::string repair_utf8(std::string_view text) {
   if (is_valid_utf8(text)) return std::string(text);
-  std::string pending(text), out;
-  drain_utf8(pending, out);
-  if (!pending.empty()) out += kReplacement;
+  std::string out;
+  for (std::size_t at = 0; at < text.size();) {
+    const Utf8Char c = decode_utf8(text, at);
+    append_repaired(text, at, c, out);
+    at += static_cast<std::size_t>(c.size);
+  }
   return out;
 }
 

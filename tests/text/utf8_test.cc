@@ -59,6 +59,19 @@ TEST(Utf8, DrainHoldsBackOnlyWhatMayBecomeACharacter) {
   EXPECT_EQ(pending, "");
 }
 
+TEST(Utf8, DrainShowsASurrogateWhenItIsWhole) {
+  std::string pending = "\xED\xA0", out;
+  drain_utf8(pending, out);
+  EXPECT_EQ(out, "");
+  EXPECT_EQ(repair_utf8(pending), bad(2));
+  pending += "\x80";
+  drain_utf8(pending, out);
+  EXPECT_EQ(out, bad(3));
+  pending = "\xED\xA0x";
+  drain_utf8(pending, out);
+  EXPECT_EQ(out, bad(5) + "x");
+}
+
 TEST(Unicode, Classes) {
   for (const char32_t space : {0x09, 0x0B, 0x20, 0x85, 0xA0, 0x1680, 0x2028, 0x202F, 0x3000})
     EXPECT_EQ(char_class(space), CharClass::kSpace) << static_cast<unsigned>(space);
