@@ -46,4 +46,7 @@ void write_safetensors(const std::string& path, const TensorMap& tensors, const 
 std::vector<std::string> write_safetensors_sharded(const std::string& dir, const TensorMap& tensors,
                                                    std::int64_t max_shard_bytes, const StringMap& metadata = {});
 
+// Removes what write_safetensors_sharded wrote into `dir`, if anything.
+void remove_safetensors(const std::string& dir);
+
 }  // namespace coluber

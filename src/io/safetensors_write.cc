@@ -186,4 +186,8 @@ std::vector<std::string> write_safetensors_sharded(const std::string& dir, const
   return names;
 }
 
+void remove_safetensors(const std::string& dir) {
+  remove_others(dir, {});
+}
+
 }  // namespace coluber

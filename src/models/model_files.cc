@@ -99,16 +99,7 @@ void Model::save(const std::string& path, const SaveOptions& options) const {
   if (options.dtype.has_value() && !dtype_is_float(*options.dtype)) {
     refuse_value(ErrorCode::kInvalidArgument, "model", "dtype", "f32, f64, bf16 or f16", dtype_name(*options.dtype));
   }
-  if (config_.mixer.norm_dt_B_C != (options.layout == CheckpointLayout::kHfFalconMamba)) {
-    refuse_value(ErrorCode::kInvalidArgument, "model", "layout",
-                 config_.mixer.norm_dt_B_C ? "falcon_mamba for a model with norms of dt, B and C"
-                                           : "state_spaces or mamba for a model without norms of dt, B and C",
-                 checkpoint_layout_name(options.layout));
-  }
-  if (config_.norm == NormKind::kLayer && options.layout != CheckpointLayout::kStateSpaces) {
-    refuse_value(ErrorCode::kInvalidArgument, "model", "layout", "state_spaces for a model with layer norm",
-                 checkpoint_layout_name(options.layout));
-  }
+  const std::string config_json = write_config_json(config_, options.layout);  // refuses layouts that lack an option
   TensorMap tensors;
   for (const Parameter& parameter : parameters()) {
     const Tensor value = parameter.var.value().to(options.dtype.value_or(parameter.var.value().dtype()));
@@ -122,8 +113,9 @@ void Model::save(const std::string& path, const SaveOptions& options) const {
     write_safetensors_sharded(path, tensors, options.max_shard_bytes, {{"format", "pt"}});
   } else {
     write_torch_bin(path + "/pytorch_model.bin", tensors);
+    remove_safetensors(path);  // of an earlier save: readers would prefer them
   }
-  write_file_atomically(path + "/config.json", write_config_json(config_, options.layout));
+  write_file_atomically(path + "/config.json", config_json);
 }
 
 }  // namespace coluber
