@@ -1,39 +1,17 @@
 #include "core/atomic_file.h"
 
 #include <sys/mount.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
-
-#include <csignal>
 
 #include "coluber/error.h"
 #include "io/safetensors.h"
 #include "io/torch_bin.h"
 #include "tests/io/files.h"
+#include "tests/support/file_size_limit.h"
 #include "tests/support/tensors.h"
 
 namespace coluber::testing {
 namespace {
-
-// Writes past `bytes` fail with EFBIG while one of these lives.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit{bytes, before_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    ::setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-  FileSizeLimit(const FileSizeLimit&) = delete;
-  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
-
- private:
-  rlimit before_{};
-  void (*handler_)(int);
-};
 
 // A disk of its own; needs the right to mount.
 class SmallDisk {

@@ -1,0 +1,123 @@
+// What a training will need, measured by doing a little of it.
+#include <algorithm>
+#include <array>
+
+#include "core/check.h"
+#include "train/trainer_impl.h"
+
+namespace coluber {
+namespace {
+
+constexpr double kTrialSeconds = 1.5;  // trial steps go on for so long, but
+constexpr int kMinTrials = 2;          // at least so many are timed
+constexpr int kMaxTrials = 9;
+
+Tensor cut(const Tensor& rows, std::int64_t b, std::int64_t l) {  // (b,l) of the upper left corner
+  return rows.defined() ? rows.slice(0, 0, b).slice(1, 0, l).contiguous() : rows;
+}
+
+std::string mebibytes(std::int64_t bytes) {
+  return join((bytes + (1 << 20) - 1) >> 20, " MiB");
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::size_t n = values.size();
+  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+// Most tensor memory above what is live now while `work` runs.
+template <class Work>
+std::int64_t peak_of(Work&& work) {
+  const std::int64_t before = memory_stats().live_bytes;
+  reset_memory_peak();
+  work();
+  return memory_stats().peak_bytes - before;
+}
+
+}  // namespace
+
+// Bytes that a pass over the whole batch will take: a + c tokens, from passes over two small parts.
+std::int64_t Trainer::Impl::predict_pass_bytes(const Batch& batch) {
+  const std::int64_t b = batch.ids.size(0), l = batch.ids.size(1);
+  const auto pass_bytes = [&](std::int64_t length) {
+    Batch part{cut(batch.ids, 1, length), cut(batch.targets, 1, length), {}};
+    part.sequences.resets = cut(batch.sequences.resets, 1, length);
+    const std::int64_t peak = peak_of([&] { accumulate_gradients({part}, state.next_batch); });
+    optimizer.drop_gradients();
+    return peak;
+  };
+  std::array<std::int64_t, 2> tokens = {std::min<std::int64_t>(l, 32), std::min<std::int64_t>(l, 128)}, bytes{};
+  pass_bytes(tokens[0]);  // scratch memory that stays comes into being
+  for (std::size_t i = 0; i < 2; ++i) bytes[i] = pass_bytes(tokens[i]);
+  if (tokens[0] == tokens[1]) return bytes[1] * b;
+  const double slope = static_cast<double>(bytes[1] - bytes[0]) / static_cast<double>(tokens[1] - tokens[0]);
+  return bytes[1] + static_cast<std::int64_t>(slope * static_cast<double>(b * l - tokens[1]));
+}
+
+void Trainer::Impl::refuse_what_does_not_fit(const Batch& batch, std::int64_t available_bytes) {
+  if (available_bytes <= 0 || batch.sequences.cu_seqlens.defined()) return;
+  const std::int64_t need = predict_pass_bytes(batch);
+  if (need <= available_bytes) return;
+  const std::int64_t live = memory_stats().live_bytes;
+  refuse_value(ErrorCode::kOutOfMemory, "train", "free memory",
+               join(mebibytes(need), " for gradients and activations of a batch of ", batch.ids.size(0), " x ",
+                    batch.ids.size(1), " tokens, beside ", mebibytes(live), " of model and optimiser"),
+               mebibytes(available_bytes),
+               "activations grow with batch times length: take fewer rows and more gradient accumulation");
+}
+
+TrainEstimate Trainer::estimate(std::int64_t available_bytes) {
+  Impl& in = *impl_;
+  TrainEstimate estimate;
+  estimate.parameter_bytes = in.model.size_bytes();
+  estimate.optimizer_bytes = in.optimizer.size_bytes();
+  const std::vector<Batch> batches = in.batches_of_step();
+  in.refuse_what_does_not_fit(batches.front(), available_bytes);
+
+  const auto trial = [&] {
+    const Stopwatch watch;
+    in.accumulate_gradients(batches, in.state.next_batch);
+    in.optimizer.rehearse(in.ctx);
+    return watch.seconds();
+  };
+  const std::int64_t live = memory_stats().live_bytes;
+  std::vector<double> seconds;
+  std::int64_t above = peak_of([&] {
+    const Stopwatch watch;
+    trial();  // touches memory for the first time: slower than all that follow
+    while (static_cast<int>(seconds.size()) < kMinTrials ||
+           (watch.seconds() < kTrialSeconds && static_cast<int>(seconds.size()) < kMaxTrials)) {
+      seconds.push_back(trial());
+    }
+  });
+  estimate.step_seconds = median(seconds);
+  if (in.options.eval_batches > 0) {
+    const Batch batch = in.heldout(0);
+    const Stopwatch watch;
+    above = std::max(above, peak_of([&] {
+                       ForwardOptions forward;
+                       forward.sequences = batch.sequences;
+                       forward.compute = in.options.compute;
+                       in.model.evaluate(in.ctx, batch.ids, batch.targets, forward);
+                     }));
+    estimate.eval_seconds = watch.seconds() * static_cast<double>(in.options.eval_batches);
+  }
+  estimate.peak_bytes = live + above;
+  in.eval_seconds = estimate.eval_seconds;
+  in.estimated = estimate;
+  in.seconds_before = in.state.seconds;
+  in.steps_before = in.state.step;
+  in.plan();
+  in.choose_intervals();
+  const std::int64_t steps = std::max<std::int64_t>(in.state.schedule.total_steps - in.state.step, 0);
+  const std::int64_t evals =
+      in.options.eval_batches == 0 ? 0 : 1 + (in.options.eval_every > 0 ? (steps - 1) / in.options.eval_every : 0);
+  estimate.total_steps = in.state.schedule.total_steps;
+  estimate.total_seconds =
+      static_cast<double>(steps) * estimate.step_seconds + static_cast<double>(evals) * estimate.eval_seconds;
+  in.estimated = estimate;
+  return estimate;
+}
+
+}  // namespace coluber
