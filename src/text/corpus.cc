@@ -194,17 +194,21 @@ std::pair<Corpus, Corpus> Corpus::split(double heldout_share) const {
 }
 
 void Corpus::for_each_document(const Visit& visit) const {
+  for_documents_while([&](std::string_view text, std::int64_t consumed) {
+    visit(text, consumed);
+    return true;
+  });
+}
+
+void Corpus::for_documents_while(const VisitWhile& visit) const {
   std::int64_t before = 0;
   for (const Part& part : parts_) {
-    if (part.json_lines)
-      visit_json_lines(part, before, visit);
-    else
-      visit_text(part, before, visit);
+    if (!(part.json_lines ? visit_json_lines(part, before, visit) : visit_text(part, before, visit))) return;
     before += part.end - part.begin;
   }
 }
 
-void Corpus::visit_json_lines(const Part& part, std::int64_t before, const Visit& visit) const {
+bool Corpus::visit_json_lines(const Part& part, std::int64_t before, const VisitWhile& visit) const {
   const std::string_view text = part.text();
   std::string document, expected, got;
   std::size_t forgotten = 0;
@@ -217,7 +221,7 @@ void Corpus::visit_json_lines(const Part& part, std::int64_t before, const Visit
         const auto number = 1 + std::count(front, content.data(), '\n');
         refuse_value(ErrorCode::kCorruptFile, kOp, join(part.path, ": line ", number), expected, got);
       }
-      if (!document.empty()) visit(document, before + static_cast<std::int64_t>(end));
+      if (!document.empty() && !visit(document, before + static_cast<std::int64_t>(end))) return false;
     }
     line = end;
     if (line - forgotten >= kForgetBytes) {
@@ -225,9 +229,10 @@ void Corpus::visit_json_lines(const Part& part, std::int64_t before, const Visit
       forgotten = line;
     }
   }
+  return true;
 }
 
-void Corpus::visit_text(const Part& part, std::int64_t before, const Visit& visit) const {
+bool Corpus::visit_text(const Part& part, std::int64_t before, const VisitWhile& visit) const {
   const std::string_view text = part.text();
   const bool is_whole = options_.separator == DocumentSeparator::kNone;
   std::size_t forgotten = 0;
@@ -235,13 +240,14 @@ void Corpus::visit_text(const Part& part, std::int64_t before, const Visit& visi
     const Separator separator = find_separator(text, begin, options_.separator);
     std::string_view document = text.substr(begin, separator.begin - begin);
     if (!is_whole) document = without_line_break(document);
-    if (!document.empty()) visit(document, before + static_cast<std::int64_t>(separator.end));
+    if (!document.empty() && !visit(document, before + static_cast<std::int64_t>(separator.end))) return false;
     begin = separator.end;
     if (begin - forgotten >= kForgetBytes) {
       forget(text.substr(forgotten, begin - forgotten));
       forgotten = begin;
     }
   }
+  return true;
 }
 
 void Corpus::forget(std::string_view text) const {

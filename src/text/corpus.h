@@ -48,6 +48,8 @@ class Corpus {
   // text is only valid during the call. Throws kCorruptFile naming file and line of JSON that does not fit.
   using Visit = std::function<void(std::string_view text, std::int64_t consumed_bytes)>;
   void for_each_document(const Visit& visit) const;
+  using VisitWhile = std::function<bool(std::string_view text, std::int64_t consumed_bytes)>;
+  void for_documents_while(const VisitWhile& visit) const;  // the same until it returns false
 
   // Inside of a visit: this part of its text is not looked at again, and leaves the process's memory when it is mapped.
   void forget(std::string_view text) const;
@@ -67,8 +69,8 @@ class Corpus {
   };
   std::int64_t border_after(const Part& part, std::int64_t at) const;
   static std::int64_t border_inside(const Part& part, std::int64_t at);
-  void visit_json_lines(const Part& part, std::int64_t before, const Visit& visit) const;
-  void visit_text(const Part& part, std::int64_t before, const Visit& visit) const;
+  bool visit_json_lines(const Part& part, std::int64_t before, const VisitWhile& visit) const;
+  bool visit_text(const Part& part, std::int64_t before, const VisitWhile& visit) const;
 
   CorpusOptions options_;
   std::vector<Part> parts_;
