@@ -1,0 +1,172 @@
+// Everything in tests/goldens/data, and that what is wrong fails.
+#include <set>
+
+#include "tests/selftest/goldens.h"
+
+namespace coluber::testing {
+namespace {
+
+using selftest::CaseResult;
+using selftest::matches;
+using selftest::Status;
+
+TEST(Matches, PartsAndGlobs) {
+  EXPECT_TRUE(matches("scan", "selective_scan.safetensors/one"));
+  EXPECT_FALSE(matches("Scan", "selective_scan"));
+  EXPECT_TRUE(matches("", "anything"));
+  EXPECT_TRUE(matches("*", ""));
+  EXPECT_FALSE(matches("?", ""));
+  EXPECT_TRUE(matches("a*c", "abbc"));
+  EXPECT_FALSE(matches("a*c", "abbcd"));
+  EXPECT_TRUE(matches("*/s0?", "laws/scan.safetensors/s05"));
+  EXPECT_FALSE(matches("*/s0?", "laws/scan.safetensors/s15"));
+  EXPECT_TRUE(matches("a**b*", "ab"));
+  EXPECT_TRUE(matches("*aab", "aaaab"));
+  EXPECT_TRUE(matches("a?c", "a*c"));
+}
+
+struct Expected {
+  const char* name;
+  const char* only;
+  int passes;
+};
+
+class GoldenFiles : public ::testing::TestWithParam<Expected> {};
+
+// Each by the reference kernels in f64 and f32 and by the kernels of this machine.
+TEST_P(GoldenFiles, AllPass) {
+  const std::vector<CaseResult> results = run_folder(goldens_folder(), GetParam().only);
+  int passes = 0;
+  for (const CaseResult& result : results) {
+    if (result.status == Status::kUnsupported) {
+      EXPECT_NE(result.reason.find("not there yet"), std::string::npos) << describe(result);
+      continue;
+    }
+    EXPECT_EQ(result.status, Status::kPass) << describe(result);
+    ++passes;
+    EXPECT_EQ(result.runs.size(), 3u) << describe(result);
+    for (const selftest::RunResult& run : result.runs) {
+      EXPECT_FALSE(run.worst.tensor.empty()) << describe(result);
+      if (run.arithmetic.dtype == DType::kF32) continue;
+      EXPECT_LT(run.worst.bound, 6.1e-8) << "1e-12, or an f32 golden's rounding";
+    }
+  }
+  EXPECT_EQ(passes, GetParam().passes);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, GoldenFiles,
+                         ::testing::Values(Expected{"CausalConv1d", "causal_conv1d.safetensors/*", 17},
+                                           Expected{"CausalConv1dLaws", "laws_fp64/causal_conv1d*", 20},
+                                           Expected{"SelectiveScan", "selective_scan.safetensors/*", 27},
+                                           Expected{"SelectiveScanLaws", "laws_fp64/selective_scan*", 24},
+                                           Expected{"Norm", "norm.safetensors/*", 6},
+                                           Expected{"Mamba1Block", "mamba1_block*", 5},
+                                           Expected{"TrainingTrace", "training_trace*", 1},
+                                           Expected{"LmStateSpaces", "lm_state_spaces*", 2},
+                                           Expected{"LmTransformers", "lm_transformers*", 3}),
+                         [](const auto& param) { return std::string(param.param.name); });
+
+TEST(Goldens, ModelsThatMustPass) {
+  std::set<std::string> passed;
+  for (const CaseResult& result : run_folder(goldens_folder(), "language_model")) {
+    if (result.status == Status::kPass) passed.insert(result.case_name);
+  }
+  EXPECT_EQ(passed, (std::set<std::string>{"ss_mamba1", "ss_mamba1_layernorm_untied", "hf_mamba", "hf_mamba_sharded",
+                                           "hf_falcon_mamba"}));
+}
+
+TEST(Goldens, TheSameWeightsFromANewerTorch) {
+  const std::vector<CaseResult> results = run_folder(goldens_folder(), "checkpoint");
+  ASSERT_EQ(results.size(), 1u);
+  EXPECT_EQ(results[0].status, Status::kPass) << describe(results[0]);
+  EXPECT_EQ(results[0].case_name, "ss_mamba1_torch2 equals ss_mamba1");
+}
+
+TEST(Goldens, OtherWeightsOfANewerTorchFail) {
+  const TemporaryFolder folder;
+  const std::string checkpoints = goldens_folder() + "/checkpoints/";
+  std::filesystem::create_directories(folder / "checkpoints");
+  const auto deep = std::filesystem::copy_options::recursive;
+  std::filesystem::copy(checkpoints + "ss_mamba1", folder / "checkpoints/ss_mamba1", deep);
+  std::filesystem::copy(checkpoints + "ss_mamba1_layernorm_untied", folder / "checkpoints/ss_mamba1_torch2", deep);
+  SmallGolden().write(folder / "small.safetensors");
+  const std::vector<CaseResult> results = run_folder(folder.path(), "checkpoint");
+  ASSERT_EQ(results.size(), 1u);
+  EXPECT_EQ(results[0].status, Status::kFail) << describe(results[0]);
+}
+
+TEST(TextGoldens, PassWhereTheTokenizerIsBeside) {
+  const std::vector<CaseResult> results = run_folder(goldens_folder(), "tokenizer_tiny_falcon*");
+  EXPECT_EQ(results.size(), 300u);
+  for (const CaseResult& result : results) {
+    EXPECT_EQ(result.status, Status::kPass) << describe(result);
+    EXPECT_EQ(result.op, "tokenizer");
+    EXPECT_TRUE(result.runs.empty());
+  }
+}
+
+TEST(TextGoldens, WrongOnesFailAndMissingTokenizersAreNamed) {
+  const TemporaryFolder folder;
+  std::filesystem::create_directories(folder / "goldens");
+  const std::string text = R"({"tokenizer": "tiny-falcon/tokenizer.json", "vocab": 700, "cases": [
+    {"category": "a", "text": "The", "ids": [53], "pieces": ["54"], "decoded": "T"}]})";
+  write_bytes(folder / "goldens/tokenizer_x.json", text);
+  std::vector<CaseResult> results = run_folder(folder / "goldens");
+  ASSERT_EQ(results.size(), 1u);
+  EXPECT_EQ(results[0].status, Status::kUnsupported) << describe(results[0]);
+  EXPECT_NE(results[0].reason.find("tiny-falcon/tokenizer.json"), std::string::npos) << results[0].reason;
+
+  std::filesystem::create_directory_symlink(goldens_folder() + "/tokenizers", folder / "tokenizers");
+  results = run_folder(folder / "goldens");
+  ASSERT_EQ(results.size(), 1u);
+  EXPECT_EQ(results[0].status, Status::kFail) << describe(results[0]);
+  EXPECT_EQ(results[0].reason, "[tokenizer] ids: expected 53, got 53 367");
+
+  write_bytes(folder / "goldens/tokenizer_x.json", text.substr(0, 60));
+  results = run_folder(folder / "goldens");
+  ASSERT_EQ(results.size(), 1u);
+  EXPECT_EQ(results[0].status, Status::kFail) << describe(results[0]);
+}
+
+struct Wrong {
+  const char* file;
+  const char* case_name;
+  const char* tensor;
+  double factor;
+};
+
+class WrongGolden : public ::testing::TestWithParam<Wrong> {};
+
+TEST_P(WrongGolden, Fails) {
+  const TemporaryFolder folder;
+  const Wrong& wrong = GetParam();
+  std::filesystem::create_directories(folder / "goldens");
+  std::filesystem::create_directory_symlink(goldens_folder() + "/checkpoints", folder / "checkpoints");
+  const std::string file = std::string(wrong.file) + ".safetensors";
+  const std::string copy = folder / ("goldens/" + std::filesystem::path(file).filename().string());
+  write_changed_copy(goldens_folder() + "/" + file, copy, std::string(wrong.case_name) + "/" + wrong.tensor,
+                     wrong.factor);
+  const std::vector<CaseResult> results = run_folder(folder / "goldens", std::string("*/") + wrong.case_name);
+  ASSERT_EQ(results.size(), 1u);
+  EXPECT_EQ(results[0].status, Status::kFail) << describe(results[0]);
+  EXPECT_EQ(results[0].worst.tensor, wrong.tensor) << describe(results[0]);
+  EXPECT_GT(results[0].worst.error, results[0].worst.bound);
+}
+
+// Off by little more than the rounding of what is stored; token ids by one.
+INSTANTIATE_TEST_SUITE_P(Tensors, WrongGolden,
+                         ::testing::Values(Wrong{"causal_conv1d", "b2_d8_l17_w4_bias_silu", "out/out", 1 + 1e-10},
+                                           Wrong{"causal_conv1d", "b2_d8_l17_w4_bias_silu", "grad/weight", 1 - 1e-10},
+                                           Wrong{"selective_scan", "01_b2_d3_l7_n5_Bv_Cv", "out/last_state", 1 + 1e-8},
+                                           Wrong{"selective_scan", "25_b1_d4_l20_n3_Bg2_Cg2_init_cplx", "grad/A",
+                                                 1 + 1e-8},
+                                           Wrong{"laws_fp64/selective_scan", "s05", "out/y", 1 + 1e-8},
+                                           Wrong{"norm", "3_layer_4x130", "grad/x", 1 + 1e-8},
+                                           Wrong{"mamba1_block", "0_b2_l11_m16", "out/out", 1 + 1e-8},
+                                           Wrong{"lm_state_spaces", "ss_mamba1", "out/loss", 1 + 1e-10},
+                                           Wrong{"lm_state_spaces", "ss_mamba1", "out/generated", 2},
+                                           Wrong{"lm_transformers", "hf_falcon_mamba", "out/logits", 1 + 1e-7},
+                                           Wrong{"training_trace", "mamba1", "out/lr", 1 + 1e-8}));
+
+}  // namespace
+}  // namespace coluber::testing
