@@ -1,0 +1,157 @@
+// Gradients obey the same laws as values, in f64: a text read in chunks, packed or alone has one gradient. The sums are
+// taken in another order, so 1e-12 of the largest element and not the bit.
+#include "tests/laws/laws.h"
+
+namespace coluber::testing {
+namespace {
+
+constexpr double kSameInF64 = 1e-12;
+
+class GradientLaws : public ::testing::Test {
+ protected:
+  Context ctx_{ContextOptions{2, Algorithm::kAuto}};
+  Model model_ = Model::create(law_model(), 3, DType::kF64);
+  Tensor ids_ = random_ids({1, 24}, 1), targets_ = random_ids({1, 24}, 2);
+
+  // Gradients of all parameters under `pass`, which runs one tape.
+  template <class Pass>
+  std::vector<Tensor> gradients(Pass&& pass) {
+    for (const Parameter& parameter : model_.parameters()) parameter.var.set_grad({});
+    Tape tape;
+    Graph graph{ctx_, &tape};
+    pass(graph, tape);
+    std::vector<Tensor> result;
+    for (const Parameter& parameter : model_.parameters()) result.push_back(parameter.var.grad());
+    return result;
+  }
+
+  void expect_same(const std::vector<Tensor>& got, const std::vector<Tensor>& expected) {
+    const Parameters parameters = model_.parameters();
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      const double scale = max_abs(expected[i]);
+      EXPECT_GT(scale, 0) << parameters[i].name;
+      const Tensor difference = got[i].clone();
+      ops::add_inplace(ctx_, difference, expected[i], -1);
+      EXPECT_LE(max_abs(difference), kSameInF64 * scale) << parameters[i].name;
+    }
+  }
+};
+
+// The state between two chunks carries what the second chunk's loss says of the first's tokens.
+TEST_F(GradientLaws, ChunksAreTheWhole) {
+  const auto whole =
+      gradients([&](Graph& graph, Tape& tape) { tape.backward(ctx_, model_.loss(graph, ids_, targets_)); });
+  const auto chunks = gradients([&](Graph& graph, Tape& tape) {
+    std::vector<MixerState> state;
+    const Var first = model_.loss(graph, tokens(ids_, 0, 9), tokens(targets_, 0, 9), {}, nullptr, &state);
+    const Var second = model_.loss(graph, tokens(ids_, 9, 24), tokens(targets_, 9, 24), {}, &state);
+    first.set_grad(Tensor::full({}, 9.0 / 24, DType::kF64));
+    second.set_grad(Tensor::full({}, 15.0 / 24, DType::kF64));
+    tape.backward_from_grads(ctx_);
+  });
+  expect_same(chunks, whole);
+}
+
+TEST_F(GradientLaws, PackedAndResetsAreSeparate) {
+  const auto separate = gradients([&](Graph& graph, Tape& tape) {
+    tape.backward(ctx_, model_.loss(graph, tokens(ids_, 0, 9), tokens(targets_, 0, 9)),
+                  Tensor::full({}, 9.0 / 24, DType::kF64));
+    tape.backward(ctx_, model_.loss(graph, tokens(ids_, 9, 24), tokens(targets_, 9, 24)),
+                  Tensor::full({}, 15.0 / 24, DType::kF64));
+  });
+  Sequences packed, resets;
+  packed.cu_seqlens = Tensor::of<std::int32_t>({3}, {0, 9, 24});
+  resets.resets = Tensor::zeros({1, 24}, DType::kU8);
+  resets.resets.set({0, 9}, 1);
+  for (const Sequences& sequences : {packed, resets}) {
+    expect_same(gradients([&](Graph& graph, Tape& tape) {
+                  tape.backward(ctx_, model_.loss(graph, ids_, targets_, sequences));
+                }),
+                separate);
+  }
+}
+
+TEST_F(GradientLaws, ABatchIsTheMeanOfItsRows) {
+  const Tensor ids = random_ids({3, 8}, 1), targets = random_ids({3, 8}, 2);
+  const auto batch =
+      gradients([&](Graph& graph, Tape& tape) { tape.backward(ctx_, model_.loss(graph, ids, targets)); });
+  const auto rows = gradients([&](Graph& graph, Tape& tape) {
+    for (std::int64_t i = 0; i < 3; ++i) {
+      tape.backward(ctx_, model_.loss(graph, ids.slice(0, i, i + 1).contiguous(), targets.slice(0, i, i + 1)),
+                    Tensor::full({}, 1.0 / 3, DType::kF64));
+    }
+  });
+  expect_same(rows, batch);
+}
+
+// --- both directions -------------------------------------------------------------------------------------------------
+Tensor flipped(const Tensor& x) {  // (b,l,m), tokens from last to first
+  const Tensor y = Tensor::empty(x.shape(), x.dtype());
+  for (std::int64_t t = 0; t < x.size(1); ++t) y.select(1, t).copy_from(x.select(1, x.size(1) - 1 - t));
+  return y;
+}
+
+class Bidirectional : public ::testing::Test {
+ protected:
+  static MambaConfig config() { return law_model().mixer; }
+  Bidirectional() {
+    MambaConfig mixer = config();
+    mixer.d_model = 72;
+    both_ = Mamba(mixer, Init{1, DType::kF64}, "", 0, true);
+    forward_ = Mamba(mixer, Init{2, DType::kF64}, "");
+    backward_ = Mamba(mixer, Init{3, DType::kF64}, "");
+    share("", forward_);
+    share("_b", backward_);
+  }
+
+  // One direction of both_ as a mixer of its own.
+  void share(const std::string& suffix, const Mamba& one) {
+    Parameters from, to;
+    both_.append_parameters(from);
+    one.append_parameters(to);
+    for (const Parameter& parameter : to) {
+      std::string name = parameter.name;
+      const bool shared = name == "in_proj.weight" || name == "out_proj.weight";
+      if (name == "A_log")
+        name = suffix.empty() ? name : "A_b_log";
+      else if (!shared)
+        name.insert(std::min(name.find('.'), name.size()), suffix);
+      const auto found = std::find_if(from.begin(), from.end(), [&](const Parameter& p) { return p.name == name; });
+      ASSERT_NE(found, from.end()) << name;
+      parameter.var.set_value(found->var.value());
+    }
+  }
+
+  Context ctx_{ContextOptions{2, Algorithm::kAuto}};
+  Graph graph_{ctx_};
+  Mamba both_, forward_, backward_;
+  Tensor x_ = random_tensor({2, 17, 72}, DType::kF64, 5);
+};
+
+// out_proj is linear, so the sum of both outputs is the output of the sum.
+TEST_F(Bidirectional, IsOneDirectionAndTheOtherFlipped) {
+  const Tensor sum = forward_.forward(graph_, x_).value().clone();
+  ops::add_inplace(ctx_, sum, flipped(backward_.forward(graph_, flipped(x_)).value()));
+  EXPECT_LE(max_error(both_.forward(graph_, x_).value(), sum), kSameInF64);
+}
+
+TEST_F(Bidirectional, NeitherDirectionReadsPastADocument) {
+  Sequences resets, packed;
+  resets.resets = Tensor::zeros({2, 17}, DType::kU8);
+  resets.resets.set({0, 6}, 1);
+  resets.resets.set({0, 7}, 1);
+  const Tensor y = both_.forward(graph_, x_, resets).value();
+  const auto alone = [&](std::int64_t row, std::int64_t from, std::int64_t to) {
+    return both_.forward(graph_, x_.slice(0, row, row + 1).slice(1, from, to).contiguous()).value();
+  };
+  EXPECT_LE(max_error(y.slice(0, 0, 1).slice(1, 0, 6), alone(0, 0, 6)), kSameInF64);
+  EXPECT_LE(max_error(y.slice(0, 0, 1).slice(1, 6, 7), alone(0, 6, 7)), kSameInF64);
+  EXPECT_LE(max_error(y.slice(0, 0, 1).slice(1, 7, 17), alone(0, 7, 17)), kSameInF64);
+  EXPECT_LE(max_error(y.slice(0, 1, 2), alone(1, 0, 17)), kSameInF64);
+  packed.cu_seqlens = Tensor::of<std::int32_t>({4}, {0, 6, 7, 17});
+  const Tensor row = x_.slice(0, 0, 1).contiguous();
+  EXPECT_LE(max_error(both_.forward(graph_, row, packed).value(), y.slice(0, 0, 1)), kSameInF64);
+}
+
+}  // namespace
+}  // namespace coluber::testing

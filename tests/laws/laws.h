@@ -1,0 +1,90 @@
+// Models and comparisons for the laws.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "coluber/model.h"
+#include "tests/support/tensors.h"
+
+namespace coluber::testing {
+
+// Wide enough that every product has more than one tile and every scan more than one vector; nothing divides evenly.
+inline ModelConfig law_model() {
+  ModelConfig config;
+  config.d_model = 72;
+  config.n_layer = 3;
+  config.vocab_size = 101;
+  config.mixer.d_state = 16;
+  config.mixer.init.dt_max = 1;  // states that forget, and states that do not
+  return config;
+}
+
+inline Tensor random_ids(const Shape& shape, std::uint64_t seed, std::int64_t vocab_size = 101) {
+  const Tensor ids = Tensor::empty(shape, DType::kI32);
+  const Rng rng(seed, 0);
+  for (std::int64_t i = 0; i < ids.numel(); ++i) {
+    ids.data<std::int32_t>()[i] =
+        static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(vocab_size)));
+  }
+  return ids;
+}
+
+inline Tensor tokens(const Tensor& ids, std::int64_t begin, std::int64_t end) {
+  return ids.slice(1, begin, end).contiguous();
+}
+
+struct Reading {
+  Tensor logits;  // (b,l,v)
+  State state;
+};
+
+// ids read in pieces that end at `ends`; pieces of one token through step when `by_step`.
+inline Reading read(Context& ctx, const Model& model, const Tensor& ids, const std::vector<std::int64_t>& ends,
+                    bool by_step = false) {
+  Reading r;
+  const std::int64_t b = ids.size(0);
+  r.state = model.make_state(b);
+  r.logits = Tensor::empty({b, ids.size(1), model.config().padded_vocab_size()},
+                           model.dtype() == DType::kF64 ? DType::kF64 : DType::kF32);
+  std::int64_t begin = 0;
+  for (const std::int64_t end : ends) {
+    const Tensor into = r.logits.slice(1, begin, end);
+    if (by_step && end == begin + 1) {
+      into.select(1, 0).copy_from(model.step(ctx, ids.select(1, begin).contiguous(), r.state));
+    } else {
+      ForwardOptions options;
+      options.state = &r.state;
+      into.copy_from(model.forward(ctx, tokens(ids, begin, end), options));
+    }
+    begin = end;
+  }
+  return r;
+}
+
+inline std::vector<std::int64_t> every_token(std::int64_t l) {
+  std::vector<std::int64_t> ends;
+  for (std::int64_t t = 1; t <= l; ++t) ends.push_back(t);
+  return ends;
+}
+
+inline void expect_same_bits(const Reading& a, const Reading& b, const std::string& what) {
+  EXPECT_TRUE(same_bits(a.logits, b.logits)) << what;
+  EXPECT_TRUE(a.state.equals(b.state)) << what;
+}
+
+// max_error of logits and of every layer's state.
+inline double worst_error(const Reading& got, const Reading& expected) {
+  double worst = max_error(got.logits, expected.logits);
+  for (std::size_t i = 0; i < expected.state.num_layers(); ++i) {
+    worst = std::max(worst, max_error(got.state.layer(i).conv, expected.state.layer(i).conv));
+    worst = std::max(worst, max_error(got.state.layer(i).ssm, expected.state.layer(i).ssm));
+  }
+  return worst;
+}
+
+}  // namespace coluber::testing
