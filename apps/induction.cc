@@ -1,0 +1,265 @@
+// `coluber induction`: the induction-heads task of the Mamba paper (arXiv 2312.00752, section 4.1.2 and appendix E.1).
+//
+// A sequence of random tokens holds a trigger once, at a random place; the token after it must be remembered. The
+// sequence ends in the trigger again, and the model must answer with the remembered token. It is trained on sequences
+// of 256 tokens and tested on up to 2^20: whoever recalls there has learnt what to keep and what to ignore, at any
+// distance. A test reads a sequence in pieces with the state carried, so its memory does not depend on the length.
+#include <algorithm>
+#include <cstdio>
+
+#include "apps/cli.h"
+#include "apps/commands.h"
+#include "apps/terminal.h"
+#include "coluber/train.h"
+#include "core/check.h"
+#include "core/rng.h"
+
+namespace coluber::apps {
+namespace {
+
+constexpr std::int64_t kVocabulary = 16;
+constexpr std::int32_t kTrigger = 15;  // the others, 0 to 14, are content
+constexpr std::int64_t kTrainLength = 256;
+constexpr std::int64_t kPieceTokens = 8192;                    // read at once in a test, over all rows
+constexpr std::uint64_t kTestStream = std::uint64_t{1} << 62;  // training takes streams from 0 up
+
+struct Options : CommonOptions {
+  std::int64_t d_model = 64, n_layer = 2, d_state = 16;
+  std::int64_t batch = 16;
+  double lr = 1e-3;
+  std::int64_t max_steps = 0;
+  double max_seconds = 840;
+  std::int64_t check_every = 250;  // steps
+  std::int64_t max_length_log2 = 20;
+  std::int64_t sequences = 16;  // at the longest length
+  std::string out;
+};
+
+// One sequence as a pure function of its stream: token t of any of them costs the same.
+class Sequence {
+ public:
+  Sequence(std::uint64_t seed, std::uint64_t stream, std::int64_t length)
+      : rng_(seed, stream),
+        length_(length),
+        place_(static_cast<std::int64_t>(rng_.below(0, static_cast<std::uint64_t>(length - 2)))) {}
+
+  std::int32_t token(std::int64_t t) const { return t == place_ || t == length_ - 1 ? kTrigger : content(t); }
+  std::int32_t answer() const { return content(place_ + 1); }
+
+ private:
+  std::int32_t content(std::int64_t t) const {  // block 0 of the generator is the place
+    return static_cast<std::int32_t>(rng_.below(static_cast<std::uint64_t>(t) + 1, kTrigger));
+  }
+  Rng rng_;
+  std::int64_t length_, place_;
+};
+
+Batch training_batch(const Options& options, std::int64_t index) {
+  Batch batch;
+  batch.ids = Tensor::empty({options.batch, kTrainLength}, DType::kI32);
+  batch.targets = Tensor::full({options.batch, kTrainLength}, -1, DType::kI32);
+  for (std::int64_t row = 0; row < options.batch; ++row) {
+    const Sequence sequence(options.seed, static_cast<std::uint64_t>(index * options.batch + row), kTrainLength);
+    std::int32_t* ids = batch.ids.data<std::int32_t>() + row * kTrainLength;
+    for (std::int64_t t = 0; t < kTrainLength; ++t) ids[t] = sequence.token(t);
+    batch.targets.data<std::int32_t>()[(row + 1) * kTrainLength - 1] = sequence.answer();
+  }
+  return batch;
+}
+
+// --- test ------------------------------------------------------------------------------------------------------------
+struct LengthResult {
+  std::int64_t length = 0, sequences = 0, right = 0;
+  double seconds = 0;
+  std::int64_t memory_bytes = 0;  // most tensor memory beside the model
+
+  double accuracy() const { return static_cast<double>(right) / static_cast<double>(sequences); }
+  double ns_per_token() const { return seconds * 1e9 / static_cast<double>(length * sequences); }
+};
+
+std::int32_t best_content(const float* logits) {
+  return static_cast<std::int32_t>(std::max_element(logits, logits + kVocabulary) - logits);
+}
+
+std::int64_t count_right(Context& ctx, const Model& model, const std::vector<Sequence>& rows, std::int64_t length) {
+  const auto b = static_cast<std::int64_t>(rows.size());
+  State state = model.make_state(b);
+  ForwardOptions forward;
+  forward.state = &state;
+  forward.last_token_only = true;
+  Tensor logits;
+  const std::int64_t piece = std::max<std::int64_t>(kPieceTokens / b, 1);
+  for (std::int64_t begin = 0; begin < length; begin += piece) {
+    const std::int64_t l = std::min(piece, length - begin);
+    const Tensor ids = Tensor::empty({b, l}, DType::kI32);
+    for (std::int64_t row = 0; row < b; ++row) {
+      std::int32_t* out = ids.data<std::int32_t>() + row * l;
+      for (std::int64_t t = 0; t < l; ++t) out[t] = rows[static_cast<std::size_t>(row)].token(begin + t);
+    }
+    logits = model.forward(ctx, ids, forward);  // (b,1,v)
+  }
+  std::int64_t right = 0;
+  for (std::int64_t row = 0; row < b; ++row) {
+    right += best_content(logits.data<float>() + row * logits.size(2)) == rows[static_cast<std::size_t>(row)].answer();
+  }
+  return right;
+}
+
+LengthResult test_length(Context& ctx, const Model& model, std::uint64_t seed, std::int64_t length,
+                         std::int64_t sequences) {
+  LengthResult result;
+  result.length = length;
+  result.sequences = sequences;
+  const std::int64_t rows = std::min<std::int64_t>(sequences, 16);
+  const std::int64_t before = memory_stats().live_bytes;
+  reset_memory_peak();
+  const auto start = std::chrono::steady_clock::now();
+  for (std::int64_t first = 0; first < sequences; first += rows) {
+    std::vector<Sequence> group;
+    for (std::int64_t i = first; i < std::min(first + rows, sequences); ++i) {
+      group.emplace_back(seed, kTestStream + static_cast<std::uint64_t>(length * 4096 + i), length);
+    }
+    result.right += count_right(ctx, model, group, length);
+  }
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.memory_bytes = memory_stats().peak_bytes - before;
+  return result;
+}
+
+// --- training --------------------------------------------------------------------------------------------------------
+struct Trained {
+  std::int64_t steps = 0;
+  double seconds = 0, loss = 0;
+};
+
+// Right at every length that is looked at while training; the longest tests come afterwards.
+bool recalls(Context& ctx, const Model& model, const Options& options, std::string* note) {
+  for (const auto& [log2, sequences] : {std::pair(8, 128), std::pair(11, 64), std::pair(14, 32), std::pair(16, 16)}) {
+    // Other sequences than those of the final test.
+    const LengthResult result = test_length(ctx, model, options.seed ^ 0x5eed, std::int64_t{1} << log2, sequences);
+    *note += join(note->empty() ? "" : ", ", "2^", log2, " ", std::lround(100 * result.accuracy()), "%");
+    if (result.right < result.sequences) return false;
+  }
+  return true;
+}
+
+Trained train(Context& ctx, const Model& model, const Options& options) {
+  TrainOptions train_options;
+  train_options.schedule.kind = ScheduleKind::kConstant;
+  train_options.schedule.lr = options.lr;
+  train_options.schedule.warmup_steps = 50;
+  train_options.adamw.weight_decay = 0;
+  train_options.adamw.beta2 = 0.98;
+  train_options.max_steps = options.max_steps > 0 ? options.max_steps : 1'000'000;
+  train_options.max_seconds = options.max_seconds;
+  Trained trained;
+  bool done = false;
+  Progress progress("training", "steps", options.max_steps, options.quiet || options.json);
+  TrainCallbacks callbacks;
+  callbacks.on_step = [&](const StepReport& report) {
+    trained = {report.step, report.seconds, 0.98 * trained.loss + 0.02 * report.loss};
+    progress.update(report.step, join("loss ", report.loss));
+    if (report.step % options.check_every != 0) return;
+    std::string note;
+    done = recalls(ctx, model, options, &note);
+    progress.clear();
+    if (!options.quiet && !options.json) {
+      char line[160];
+      std::snprintf(line, sizeof line, "  step %6lld  %5.0f s  loss %.5f  recall %s",
+                    static_cast<long long>(report.step), report.seconds, trained.loss, note.c_str());
+      print_line(line);
+      std::fflush(stdout);
+    }
+  };
+  callbacks.should_stop = [&] { return done; };
+  Trainer trainer(
+      ctx, model, [&](std::int64_t index) { return training_batch(options, index); }, train_options, {}, callbacks);
+  trainer.run();
+  return trained;
+}
+
+// --- report ----------------------------------------------------------------------------------------------------------
+void report(const LengthResult& result, const Options& options) {
+  if (options.json) {
+    print_json({{"length", result.length},
+                {"sequences", result.sequences},
+                {"right", result.right},
+                {"accuracy", result.accuracy()},
+                {"seconds", result.seconds},
+                {"ns_per_token", result.ns_per_token()},
+                {"memory_bytes", result.memory_bytes}});
+    return;
+  }
+  char line[160];
+  std::snprintf(line, sizeof line, "  2^%-3d %9lld   %6.1f%% %5lld/%-5lld %9.2f s %9.0f ns %10s",
+                static_cast<int>(std::lround(std::log2(static_cast<double>(result.length)))),
+                static_cast<long long>(result.length), 100 * result.accuracy(), static_cast<long long>(result.right),
+                static_cast<long long>(result.sequences), result.seconds, result.ns_per_token(),
+                human_bytes(result.memory_bytes).c_str());
+  print_line(line);
+  std::fflush(stdout);
+}
+
+int run(const Options& options) {
+  Context ctx(options.context());
+  ModelConfig config;
+  config.d_model = options.d_model;
+  config.n_layer = options.n_layer;
+  config.vocab_size = kVocabulary;
+  config.mixer.d_state = options.d_state;
+  const Model model = Model::create(config, options.seed);
+  if (!options.json) {
+    print_line(join("Induction heads: ", options.n_layer, " layers, ", model.num_parameters(),
+                    " parameters, trained on ", kTrainLength, " tokens a sequence"));
+  }
+  const Trained trained = train(ctx, model, options);
+  if (!options.out.empty()) model.save(options.out);
+  if (options.json) {
+    print_json({{"trained_length", kTrainLength},
+                {"steps", trained.steps},
+                {"seconds", trained.seconds},
+                {"loss", trained.loss}});
+  } else {
+    print_line(join("Trained for ", trained.steps, " steps, ", human_duration(trained.seconds),
+                    ". Recall by length (trained on 256):"));
+    print_line(paint(Colour::kBold, "  length               right                time      a token     memory"));
+  }
+  bool good = true;
+  for (std::int64_t log2 = 6; log2 <= options.max_length_log2; ++log2) {
+    const std::int64_t length = std::int64_t{1} << log2;
+    const std::int64_t sequences = std::clamp<std::int64_t>((options.sequences << 18) / length, options.sequences, 256);
+    const LengthResult result = test_length(ctx, model, options.seed, length, sequences);
+    report(result, options);
+    good = good && result.accuracy() >= 0.99;
+  }
+  return good ? kExitOk : kExitFailure;
+}
+
+}  // namespace
+
+void register_induction(CLI::App& root, Exit& exit) {
+  auto options = std::make_shared<Options>();
+  CLI::App& command = add_command(root, "induction", "Train exact recall on 256 tokens and test it up to a million",
+                                  {{"coluber induction", "about ten minutes on two cores"},
+                                   {"coluber induction --seed 2 --json", "another start, for scripts"}});
+  add_common_options(command, *options);
+  command.add_option("--d-model", options->d_model, "Width")->capture_default_str();
+  command.add_option("--n-layer", options->n_layer, "Layers")->capture_default_str();
+  command.add_option("--d-state", options->d_state, "States per channel")->capture_default_str();
+  command.add_option("--batch", options->batch, "Sequences a step")->capture_default_str()->check(CLI::Range(1, 4096));
+  command.add_option("--lr", options->lr, "Learning rate")->capture_default_str();
+  command.add_option("--max-steps", options->max_steps, "Train for so many steps at most (0: no such limit)");
+  command.add_option("--max-seconds", options->max_seconds, "Train for so long at most")->capture_default_str();
+  command.add_option("--check-every", options->check_every, "Look at recall every so many steps")
+      ->capture_default_str();
+  command.add_option("--max-length-log2", options->max_length_log2, "Longest test, as a power of two")
+      ->capture_default_str()
+      ->check(CLI::Range(6, 30));
+  command.add_option("--sequences", options->sequences, "Sequences of the longest test")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 4096));
+  command.add_option("--out", options->out, "Keep the model in this folder");
+  on_run(command, exit, options, run);
+}
+
+}  // namespace coluber::apps

@@ -1,0 +1,217 @@
+// `coluber train`: from text to a model folder, and on again from any checkpoint.
+#include <unistd.h>
+
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+
+#include "apps/commands.h"
+#include "apps/machine.h"
+#include "apps/train_report.h"
+#include "core/atomic_file.h"
+#include "core/check.h"
+
+namespace coluber::apps {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr double kDefaultSeconds = 300;
+
+struct Options : TrainFlags {
+  std::optional<FlagBindings> bindings;  // into the fields above
+};
+
+// --- the first SIGINT or SIGTERM asks for an end, the second ends ----------------------------------------------------
+volatile std::sig_atomic_t stop_signal = 0;
+
+extern "C" void ask_to_stop(int signal) {
+  stop_signal = signal;
+  static constexpr char kNote[] = "\nStopping after this step, to save; once more ends at once.\n";
+  [[maybe_unused]] const auto written = ::write(STDERR_FILENO, kNote, sizeof kNote - 1);
+}
+
+class StopOnSignal {
+ public:
+  StopOnSignal() {
+    stop_signal = 0;
+    struct sigaction action {};
+    action.sa_handler = ask_to_stop;
+    action.sa_flags = SA_RESETHAND | SA_RESTART;
+    for (std::size_t i = 0; i < 2; ++i) sigaction(kSignals[i], &action, &before_[i]);
+  }
+  ~StopOnSignal() {
+    for (std::size_t i = 0; i < 2; ++i) sigaction(kSignals[i], &before_[i], nullptr);
+  }
+  StopOnSignal(const StopOnSignal&) = delete;
+  StopOnSignal& operator=(const StopOnSignal&) = delete;
+
+ private:
+  static constexpr int kSignals[2] = {SIGINT, SIGTERM};
+  struct sigaction before_[2]{};
+};
+
+// --- flags and folders -----------------------------------------------------------------------------------------------
+TrainOptions learning_options(const Options& options) {  // all that does not depend on the data
+  TrainOptions train;
+  train.schedule.kind = schedule_from_name(options.schedule);
+  train.schedule.lr = options.lr;
+  train.schedule.lr_min = options.lr * options.lr_min_share;
+  train.schedule.warmup_steps = options.warmup;
+  train.adamw.weight_decay = options.weight_decay;
+  train.adamw.clip = options.clip;
+  train.max_steps = options.max_steps;
+  train.max_seconds = options.max_steps == 0 && options.max_seconds == 0 ? kDefaultSeconds : options.max_seconds;
+  train.grad_accum = options.grad_accum;
+  train.compute = parse_dtype(options.dtype);
+  train.seed = options.seed;
+  train.eval_every = options.eval_every;
+  train.save_every = options.save_every;
+  train.sample_every = options.sample_every;
+  train.keep = options.keep;
+  return train;
+}
+
+void make_absolute(std::vector<std::string>& paths) {  // so that a training resumes from any working directory
+  for (std::string& path : paths) path = fs::absolute(path).lexically_normal().string();
+}
+
+// The checkpoint to go on from; empty when this is a new training. Takes the flags that it was begun with.
+std::string take_checkpoint(Options& options) {
+  make_absolute(options.data);
+  make_absolute(options.heldout);
+  if (fs::exists(options.tokenizer)) options.tokenizer = fs::absolute(options.tokenizer).lexically_normal().string();
+  if (!options.bindings->was_given("--resume")) return {};
+  const std::string from = options.resume.empty() ? options.out : options.resume;
+  if (from.empty()) {
+    refuse_value(ErrorCode::kInvalidArgument, "train", "--resume", "a folder, here or as --out", "none");
+  }
+  const bool is_checkpoint = fs::exists(from + "/trainer.json");
+  const std::string checkpoint = is_checkpoint ? from : newest_checkpoint(from);
+  if (options.out.empty()) {
+    options.out = is_checkpoint ? fs::absolute(from).lexically_normal().parent_path().parent_path().string() : from;
+  }
+  const Json settings = Json::parse(checkpoint_settings(checkpoint), nullptr, false);
+  if (!settings.is_object()) {
+    refuse_value(ErrorCode::kInvalidArgument, "train", "settings in " + checkpoint, "those of coluber train",
+                 "those of another program");
+  }
+  options.bindings->restore(settings);
+  return checkpoint;
+}
+
+// Before the vocabulary is learned and the text read: whatever would be refused at the end of that is refused now.
+void check_flags(const Options& options) {
+  learning_options(options).check();
+  train_config(options, 256);
+}
+
+void prepare_out(const Options& options, bool resuming) {
+  if (options.out.empty()) {
+    refuse_value(ErrorCode::kInvalidArgument, "train", "--out", "a folder for the model", "none");
+  }
+  ensure_directory(options.out);
+  if (::access(options.out.c_str(), W_OK) != 0) {
+    refuse_value(ErrorCode::kIo, "train", "--out " + options.out, "a folder that can be written to",
+                 std::strerror(errno));
+  }
+  if (resuming) return;
+  const std::string checkpoints = options.out + "/checkpoints";
+  const bool trained = fs::exists(checkpoints);
+  if (trained && options.overwrite) {
+    for (const char* name : {"checkpoints", "config.json", "metrics.jsonl"}) {
+      std::error_code error;
+      fs::remove_all(fs::path(options.out) / name, error);
+      if (error) {
+        refuse(ErrorCode::kIo, "train", join("cannot remove ", options.out, "/", name, ": ", error.message()));
+      }
+    }
+  } else if (trained) {
+    refuse_value(ErrorCode::kInvalidArgument, "train", "--out " + options.out, "a folder without a training",
+                 checkpoints, "--resume goes on with it, --overwrite removes it first");
+  } else if (fs::exists(options.out + "/config.json")) {
+    refuse_value(ErrorCode::kInvalidArgument, "train", "--out " + options.out, "a folder without a model",
+                 "config.json", "choose another folder");
+  }
+}
+
+// A resumed training must meet the same tokens: batches are numbers into them.
+void check_same_data(const std::string& checkpoint, const TrainData& data) {
+  const Json settings = Json::parse(checkpoint_settings(checkpoint));
+  const auto before = settings.value("tokens", data.train->num_tokens());
+  check_equal("train", "tokens of --data", before, data.train->num_tokens(),
+              "the files changed since the training began");
+}
+
+// --- options of the library ------------------------------------------------------------------------------------------
+TrainOptions train_options(const Options& options, const TrainData& data) {
+  TrainOptions train = learning_options(options);
+  train.eval_batches = data.num_heldout_batches(options);
+  train.bytes_per_token = data.bytes_per_token;
+  if (!data.tokenizer) train.sample_every = 0;
+  train.out = options.out;
+  train.name = options.name.empty() ? fs::absolute(options.out).lexically_normal().filename().string() : options.name;
+  Json settings = options.bindings->to_json();
+  settings["tokens"] = data.train->num_tokens();
+  train.settings = settings.dump(-1, ' ', false, Json::error_handler_t::replace);
+  train.card_rows = {{"Data", join(file_names(options.data), ", ", data.train->num_tokens(), " tokens")},
+                     {"Tokenizer", vocabulary_text(data)},
+                     {"Batch", join(options.batch * options.grad_accum, " sequences of ", options.seqlen, " tokens")}};
+  return train;
+}
+
+Model create_model(const Options& options, const TrainData& data) {
+  ModelConfig config = train_config(options, data.vocab_size());
+  if (data.tokenizer) {
+    config.bos_token_id = data.tokenizer->bos_id();
+    config.eos_token_id = data.tokenizer->eos_id();
+  }
+  return Model::create(config, options.seed);
+}
+
+int run(Options& options) {
+  const std::string checkpoint = take_checkpoint(options);
+  check_flags(options);
+  prepare_out(options, !checkpoint.empty());
+  const TrainData data = open_train_data(options, checkpoint);
+  if (!checkpoint.empty()) check_same_data(checkpoint, data);
+  Context ctx(options.context());
+  const Model model = create_model(options, data);
+  TrainReport report(ctx, model, options, data);
+  TrainCallbacks callbacks = report.callbacks();
+  callbacks.should_stop = [] { return stop_signal != 0; };
+  Trainer trainer(ctx, model, data.train_batches(options), train_options(options, data), data.heldout_batches(options),
+                  callbacks);
+  if (!checkpoint.empty()) trainer.resume(checkpoint);
+  const std::int64_t steps_before = trainer.num_steps();
+  const TrainEstimate estimate = trainer.estimate(available_memory_bytes());
+  if (steps_before >= estimate.total_steps) {
+    refuse_value(ErrorCode::kInvalidArgument, "train", "limit", join("more than the ", steps_before, " steps done"),
+                 join(estimate.total_steps), "--max-steps or --max-seconds says how far to go on");
+  }
+  // The trial step has touched all memory that training will: what the process holds now is what it will hold.
+  report.begin(estimate, peak_rss_bytes(), steps_before);
+  const StopOnSignal signals;
+  const TrainEnd end = trainer.run();
+  report.end(end, trainer.num_steps());
+  return end == TrainEnd::kStopped ? kExitFailure : kExitOk;
+}
+
+}  // namespace
+
+void register_train(CLI::App& root, Exit& exit) {
+  const auto options = std::make_shared<Options>();
+  CLI::App& command = add_command(
+      root, "train", "Train a language model on text",
+      {{"coluber train --data book.txt --out model", "bytes, five minutes"},
+       {"coluber train --data book.txt --tokenizer train:2048 --max-seconds 600 --out model",
+        "a vocabulary of its own"},
+       {"coluber train --data a.jsonl --preset mamba-130m --dtype bf16 --max-steps 10000 --out model", "a larger one"},
+       {"coluber train --resume model", "on from the newest checkpoint, to the same bits as without the stop"}});
+  command.footer(command.get_footer() +
+                 "\nCtrl-C saves a checkpoint, says how to go on, and ends with exit code 1; twice ends at once.");
+  options->bindings = add_train_flags(command, *options);
+  command.callback([options, &exit] { exit.code = guarded(*options, [&] { return run(*options); }); });
+}
+
+}  // namespace coluber::apps

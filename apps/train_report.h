@@ -1,0 +1,48 @@
+// What `coluber train` tells while it works: lines of text, or with --json one object a report.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "apps/terminal.h"
+#include "apps/train_data.h"
+
+namespace coluber::apps {
+
+// Results (estimate, held-out loss, samples, the end) go to stdout, progress and notes to stderr.
+class TrainReport {
+ public:
+  // All of these must outlive it.
+  TrainReport(Context& ctx, const Model& model, const TrainFlags& flags, const TrainData& data);
+
+  TrainCallbacks callbacks();  // all but should_stop
+  void begin(const TrainEstimate& estimate, std::int64_t memory_bytes, std::int64_t steps_before);
+  void end(TrainEnd how, std::int64_t step);
+
+ private:
+  void step(const StepReport& report);
+  void evaluation(const EvalReport& report);
+  void sample(std::int64_t step);
+  void checkpoint(const std::string& folder);
+  void print_beginning(const TrainEstimate& estimate, std::int64_t memory_bytes);
+  std::int64_t tokens_per_step() const { return flags_.batch * flags_.seqlen * flags_.grad_accum; }
+
+  Context& ctx_;
+  const Model& model_;
+  const TrainFlags& flags_;
+  const TrainData& data_;
+  std::vector<std::string> prompts_;
+  std::optional<Progress> progress_;
+  StepReport last_;
+  double loss_ = 0;  // running mean
+  std::int64_t steps_before_ = 0;
+  std::string checkpoint_;
+};
+
+// "book.txt, more.txt"
+std::string file_names(const std::vector<std::string>& paths);
+// "bpe, 2048 tokens"
+std::string vocabulary_text(const TrainData& data);
+
+}  // namespace coluber::apps
