@@ -96,12 +96,13 @@ void AddedTokenFinder::divide(std::string_view text, bool special, const OnText&
     if (match.token == nullptr) break;
     const AddedToken& token = *match.token;
     if (token.special && !special) continue;
+    if (match.begin < done) continue;  // inside of the white space that the one before took
     if (token.single_word && (word_before(text, match.begin) || word_behind(text, match.end))) continue;
     const std::size_t begin = token.lstrip ? skip_spaces_back(text, match.begin, done) : match.begin;
     const std::size_t end = token.rstrip ? skip_spaces(text, match.end) : match.end;
     if (begin > done) on_text(text.substr(done, begin - done));
     on_token(token.id);
-    done = std::max(done, end);
+    done = end;
   }
   if (done < text.size()) on_text(text.substr(done));
 }
