@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <new>
@@ -97,6 +99,21 @@ std::string describe_extra(const CLI::App& command, const std::string& spelled, 
   return "unexpected argument " + in_quotes(word) + " for " + in_quotes(spelled);
 }
 
+// CLI11 says "Could not convert: --seed = -1"; a user wants to know what would fit.
+std::string describe_conversion(const CLI::App& command, const std::string& what) {
+  const std::string_view opening = "Could not convert: ";
+  const std::size_t equals = what.find(" = ");
+  if (what.compare(0, opening.size(), opening) != 0 || equals == std::string::npos) return what;
+  const std::string name = what.substr(opening.size(), equals - opening.size());
+  const CLI::Option* option = command.get_option_no_throw(name);
+  const std::string type = option == nullptr ? "" : option->get_type_name();
+  const std::string expected = type == "FLOAT"  ? "a number"
+                               : type == "UINT" ? "a whole number, 0 or more"
+                               : type == "INT"  ? "a whole number"
+                                                : "another value";
+  return name + ": expected " + expected + ", got " + in_quotes(what.substr(equals + 3));
+}
+
 std::string one_line(std::string text) {
   std::replace(text.begin(), text.end(), '\n', ' ');
   while (!text.empty() && (text.back() == ' ' || text.back() == '.')) text.pop_back();
@@ -131,7 +148,16 @@ void add_common_options(CLI::App& command, CommonOptions& options) {
   add_output_options(command, options);
   command.add_option("--threads", options.threads, "Threads; 0: COLUBER_NUM_THREADS, else every core")
       ->capture_default_str();
-  command.add_option("--seed", options.seed, "Seed of everything random")->capture_default_str();
+  command.add_option("--seed", options.seed, "Seed of everything random")
+      ->check([](const std::string& word) -> std::string {  // CLI11 alone takes -1 for 2^64 - 1
+        std::uint64_t number = 0;
+        const char* end = word.data() + word.size();
+        const auto [stop, error] = std::from_chars(word.data(), end, number);
+        return error == std::errc{} && stop == end
+                   ? std::string()
+                   : "expected a whole number, 0 or more, below 2^64, got " + in_quotes(word);
+      })
+      ->capture_default_str();
   command.add_option("--algo", options.algorithm, "Kernels: auto, reference (plain loops) or cpu")
       ->capture_default_str();
 }
@@ -143,6 +169,20 @@ CLI::Option* add_dtype_option(CLI::App& command, const std::string& flags, std::
     return "expected one of " + comma_list(allowed) + ", got " + in_quotes(word);
   };
   return command.add_option(flags, dtype, description + " (" + comma_list(allowed) + ")")->check(check);
+}
+
+CLI::Option* add_integer_option(CLI::App& command, const std::string& flags, std::int64_t& value,
+                                const std::string& description, std::int64_t least, std::int64_t most) {
+  const auto check = [least, most](const std::string& word) -> std::string {
+    std::int64_t number = 0;
+    const char* end = word.data() + word.size();
+    const auto [stop, error] = std::from_chars(word.data(), end, number);
+    if (error == std::errc{} && stop == end && number >= least && number <= most) return {};
+    const std::string range = most == std::numeric_limits<std::int64_t>::max() ? join(least, " or more, at most ", most)
+                                                                               : join(least, " to ", most);
+    return "expected a whole number, " + range + ", got " + in_quotes(word);
+  };
+  return command.add_option(flags, value, description)->check(check)->capture_default_str();
 }
 
 DType parse_dtype(std::string_view name) {
@@ -212,8 +252,11 @@ std::string describe_parse_error(const CLI::App& root, const CLI::ParseError& er
   std::vector<std::string> extras = command.remaining();
   if (extras.empty()) extras = root.remaining();
   const bool has_commands = !known_commands(command).empty();
-  std::string what = one_line(error.what());
-  if (!extras.empty() && (has_commands || dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr)) {
+  std::string what = describe_conversion(command, one_line(error.what()));
+  // A required flag may be missing because it was misspelt.
+  const bool misspelt = !extras.empty() && extras.front().rfind("--", 0) == 0 &&
+                        dynamic_cast<const CLI::RequiredError*>(&error) != nullptr;
+  if (misspelt || (!extras.empty() && (has_commands || dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr))) {
     what = describe_extra(command, spelled, extras.front());
   } else if (has_commands) {
     what = "expected a command: " + comma_list(known_commands(command));
@@ -229,6 +272,10 @@ std::string read_input(const std::string& path) {
     while ((count = std::fread(buffer, 1, sizeof buffer, stdin)) > 0) text.append(buffer, count);
     if (std::ferror(stdin) != 0) refuse(ErrorCode::kIo, "stdin", join("cannot read: ", std::strerror(errno)));
     return text;
+  }
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) {
+    refuse_value(ErrorCode::kIo, "input", path, "a file", "a folder");
   }
   std::ifstream in(path, std::ios::binary);
   if (!in)

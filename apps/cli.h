@@ -19,6 +19,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -68,6 +69,11 @@ void add_common_options(CLI::App& command, CommonOptions& options);  // those an
 CLI::Option* add_dtype_option(CLI::App& command, const std::string& flags, std::string& dtype,
                               const std::string& description, const std::vector<std::string>& allowed);
 DType parse_dtype(std::string_view name);
+
+// A whole number in decimal within [least, most]; CLI11 alone would clip what does not fit into 64 bits.
+CLI::Option* add_integer_option(CLI::App& command, const std::string& flags, std::int64_t& value,
+                                const std::string& description, std::int64_t least,
+                                std::int64_t most = std::numeric_limits<std::int64_t>::max());
 
 // Calls `body` and turns what it throws into a sentence and an exit code.
 int guarded(const CommonOptions& options, const std::function<int()>& body);

@@ -13,10 +13,12 @@ int main(int argc, char** argv) {
   root.set_help_all_flag("--help-all", "Help of every command");
   root.require_subcommand(1);
   root.failure_message([](const CLI::App*, const CLI::Error&) { return std::string(); });
+  register_train(root, exit);
   register_generate(root, exit);
   register_eval(root, exit);
   register_info(root, exit);
   register_selftest(root, exit);
+  register_induction(root, exit);
   register_tokenizer(root, exit);
   register_convert(root, exit);
 

@@ -37,6 +37,9 @@ std::string formatted(const char* format, double value) {
 
 }  // namespace
 
+bool stdin_is_terminal() {
+  return isatty(STDIN_FILENO) == 1;
+}
 bool stdout_is_terminal() {
   return isatty(STDOUT_FILENO) == 1;
 }

@@ -10,6 +10,7 @@
 
 namespace coluber::apps {
 
+bool stdin_is_terminal();
 bool stdout_is_terminal();
 bool stderr_is_terminal();
 
@@ -33,6 +34,7 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
+  void set_total(std::int64_t total) { total_ = total; }  // when the plan changes
   // `note` goes before the ETA, for example "loss 1.234".
   void update(std::int64_t done, std::string_view note = {});
   // Clears the line so that something else can be printed; the next update draws it again.

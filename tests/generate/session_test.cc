@@ -55,6 +55,21 @@ TEST(Session, OtherStreamsAndOptionsDrawOtherwise) {
   EXPECT_NE(draw(ctx, other, 24), ids);
 }
 
+TEST(Session, PenaltyKnowsThePrompt) {
+  Context ctx;
+  const Model model = small_model();
+  SamplingOptions options;
+  options.greedy = true;
+  options.repetition_penalty = 50;
+  std::vector<std::int32_t> ids;
+  for (std::int32_t id = 255; id >= 0; --id) {
+    if (id % 64 != 9) ids.push_back(id);
+  }
+  Session session(model, options);
+  session.append(ctx, ids);
+  EXPECT_EQ(session.next(ctx) % 64, 9);  // positive logits of the others are a fiftieth
+}
+
 TEST(Session, PromptsMayComeInPieces) {
   Context ctx;
   const Model model = small_model();
