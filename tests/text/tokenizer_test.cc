@@ -152,6 +152,10 @@ TEST(Tokenizer, Mistral) {
     const std::string text = random_text(seed);
     EXPECT_EQ(model->encode(text), json->encode(text, plain)) << seed;
   }
+  std::string text;  // long enough to be encoded in parts
+  for (std::uint64_t seed = 0; text.size() < 100000; ++seed)
+    text += random_text(seed) + std::string(seed % 4, ' ') + "x";
+  EXPECT_EQ(model->encode(text + " "), json->encode(text + " ", plain));
 }
 
 TEST(Tokenizer, EncodeOptions) {
