@@ -30,6 +30,7 @@ bool is_space_at(std::string_view text, std::size_t at) {
 
 LongTextEncoder::LongTextEncoder(const Tokenizer& tokenizer, std::size_t piece_bytes)
     : tokenizer_(std::make_shared<const Tokenizer>(tokenizer)), piece_bytes_(piece_bytes) {
+  if (piece_bytes_ == 0) piece_bytes_ = tokenizer.kind() == TokenizerKind::kSentencePiece ? 1 << 14 : 1 << 20;
   for (std::int32_t id = 0; id < tokenizer.vocab_size(); ++id) {
     const std::string& bytes = tokenizer.token_bytes(id);
     for (std::size_t i = 0; i + 1 < bytes.size(); ++i) {

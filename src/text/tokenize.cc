@@ -15,6 +15,7 @@ namespace {
 
 constexpr const char* kOp = "tokens";
 constexpr std::int64_t kReportBytes = 1 << 20;
+constexpr std::size_t kForgetBytes = 1 << 20;
 
 // Ids that stand before and behind a document, and at the very end; -1: none.
 struct Frame {
@@ -55,8 +56,10 @@ class CorpusTokenizer {
     std::size_t before = 0;
     encoder_.encode(text, [&](std::span<const std::int32_t> ids, std::size_t done) {
       append(ids);
-      corpus_.forget(text.substr(before, done - before));
-      before = done;
+      if (done - before >= kForgetBytes) {
+        corpus_.forget(text.substr(before, done - before));
+        before = done;
+      }
       report(consumed - static_cast<std::int64_t>(text.size() - done), false);
     });
     append(frame_.close);

@@ -2,7 +2,7 @@
 //
 // A document becomes, by what the tokenizer has: begin-of-text, its tokens, end-of-text; or, where one id serves as
 // both, end-of-text and its tokens (and one more at the very end); or its tokens alone. Special tokens that are spelled
-// in the text stay text. Long documents are encoded in pieces of about a mebibyte, cut where no token can reach across.
+// in the text stay text. Long documents are encoded in pieces, cut where no token can reach across (text/long_text.h).
 #pragma once
 
 #include <cstdint>
