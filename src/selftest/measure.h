@@ -14,8 +14,8 @@
 // implementations of the goldens agree to kGoldenAgreement.
 //
 // So the bound is a statistical one, not the worst case (which would be u terms (1 + |condition|), hundreds of times
-// more). It takes every rounding of the chain for one of the largest; errors found are a twentieth of it in the middle
-// and a fifth at most. What an op means is held to the f64 line, about 1e-12; the f32 lines are about kernels.
+// more). It takes every rounding of the chain for one of the largest; errors found are a thirtieth of it in the middle
+// and a sixth at most. What an op means is held to the f64 line, about 1e-12; the f32 lines are about kernels.
 #pragma once
 
 #include <string>
