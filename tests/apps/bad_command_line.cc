@@ -1,0 +1,49 @@
+// Flags and commands that do not exist or do not fit.
+#include "tests/apps/bad_input.h"
+
+namespace coluber::testing {
+
+std::vector<BadInput> bad_command_line(const World& world) {
+  const std::string& m = world.model();
+  const std::vector<std::string> base = {"generate", "--model", m, "--tokenizer", "bytes", "--prompt", "a"};
+  const auto with = [&base](std::vector<std::string> more) {
+    more.insert(more.begin(), base.begin(), base.end());
+    return more;
+  };
+  return {
+      {"NoCommand", {}, {"expected a command", "generate", "--help"}, 2},
+      {"UnknownCommand", {"genrate"}, {"unknown command 'genrate'", "did you mean 'generate'"}, 2},
+      {"UnknownFlag", with({"--tempreature", "1"}), {"'--tempreature'", "did you mean '--temperature'"}, 2},
+      {"UnknownFlagOfEval", {"eval", "--modle", m}, {"'--modle'", "did you mean '--model'"}, 2},
+      {"ExtraArgument", with({"more"}), {"unexpected argument 'more'", "coluber generate --help"}, 2},
+      {"MissingModel", {"generate", "--prompt", "a"}, {"--model", "required"}, 2},
+      {"FlagWithoutValue", with({"--seed"}), {"--seed"}, 2},
+      {"NegativeThreads", with({"--threads", "-3"}), {"--threads", "expected 0", "got -3"}, 2},
+      {"ManyThreads", with({"--threads", "5000"}), {"expected 0 (all cores) to 4096, got 5000"}, 2},
+      {"ThreadsInWords", with({"--threads", "two"}), {"--threads: expected a whole number, got 'two'"}, 2},
+      {"NegativeSeed", with({"--seed", "-1"}), {"--seed: expected a whole number, 0 or more, below 2^64, got '-1'"}, 2},
+      {"UnknownAlgorithm", with({"--algo", "fast"}), {"--algo: expected auto, reference or cpu, got fast"}, 2},
+      {"UnknownDtype", with({"--dtype", "int8"}), {"expected one of f32, bf16, f16, f64, got 'int8'"}, 2},
+      {"NegativeTemperature", with({"--temperature", "-1"}), {"temperature: expected 0", "got -1"}, 2},
+      {"TemperatureNaN", with({"--temperature", "nan"}), {"temperature: expected 0", "got nan"}, 2},
+      {"TemperatureInWords", with({"--temperature", "hot"}), {"--temperature: expected a number, got 'hot'"}, 2},
+      {"NegativeTopK", with({"--top-k", "-5"}), {"--top-k: expected a whole number, 0 or more", "got '-5'"}, 2},
+      {"TopPOf2", with({"--top-p", "2"}), {"top_p: expected above 0, at most 1", "got 2"}, 2},
+      {"TopPOf0", with({"--top-p", "0"}), {"top_p: expected above 0", "got 0"}, 2},
+      {"MinPAboveOne", with({"--min-p", "1.5"}), {"min_p: expected 0 (off) to 1, got 1.5"}, 2},
+      {"PenaltyOfZero", with({"--repetition-penalty", "0"}), {"repetition_penalty: expected above 0", "got 0"}, 2},
+      {"HugeMaxTokens",
+       with({"--max-tokens", "99999999999999999999"}),
+       {"--max-tokens: expected a whole number", "got '99999999999999999999'"},
+       2},
+      {"NegativeMaxTokens", with({"--max-tokens", "-1"}), {"--max-tokens: expected", "got '-1'"}, 2},
+      {"MaxTokensInWords", with({"--max-tokens", "ten"}), {"--max-tokens: expected", "got 'ten'"}, 2},
+      {"BatchOfZero", with({"--batch", "0"}), {"--batch: expected a whole number, 1 to 8, got '0'"}, 2},
+      {"BatchOf64", with({"--batch", "64"}), {"1 to 8, got '64'"}, 2},
+      {"EmptyStop", with({"--stop", ""}), {"--stop: expected some text, got an empty one"}, 2},
+      {"BosAndNoBos", with({"--bos", "--no-bos"}), {"--bos", "--no-bos"}, 2},
+      {"JsonErrorToo", with({"--top-p", "2", "--json"}), {"top_p: expected above 0"}, 2},
+  };
+}
+
+}  // namespace coluber::testing
