@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "coluber/error.h"
+#include "coluber/tokenizer.h"
 #include "core/rng.h"
 #include "io/model_dir.h"
 #include "io/safetensors.h"
@@ -50,6 +51,10 @@ TEST(Fuzz, ConfigJson) {
   replay(config_json_seeds(), fuzz_config_json);
 }
 
+TEST(Fuzz, TokenizerJson) {
+  replay(tokenizer_json_seeds(), fuzz_tokenizer_json);
+}
+
 // A target that refuses everything would find nothing.
 TEST(Fuzz, SeedsAreAcceptedByTheParsers) {
   int accepted = 0;
@@ -66,6 +71,7 @@ TEST(Fuzz, SeedsAreAcceptedByTheParsers) {
     if (bytes.front() != 'z') continue;
     EXPECT_EQ(parse_torch_bin(bytes_of(bytes).subspan(1), name).size(), 1u) << name;
   }
+  for (const auto& [name, json] : tokenizer_json_seeds()) EXPECT_NO_THROW(Tokenizer::from_json(json)) << name;
   EXPECT_EQ(config_from_json(config_json_seeds()[0].second).mixer.d_state, 8);
 }
 

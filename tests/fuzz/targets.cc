@@ -1,13 +1,16 @@
 #include "tests/fuzz/targets.h"
 
 #include <cstring>
+#include <exception>
 #include <memory>
 
 #include "coluber/error.h"
+#include "coluber/tokenizer.h"
 #include "io/model_dir.h"
 #include "io/safetensors.h"
 #include "io/torch_bin.h"
 #include "tests/io/torch_files.h"
+#include "tests/text/tokenizer_json.h"
 
 namespace coluber::testing {
 namespace {
@@ -88,6 +91,24 @@ void fuzz_config_json(Bytes input) {
   });
 }
 
+void fuzz_tokenizer_json(Bytes input) {
+  const std::string text(reinterpret_cast<const char*>(input.data()), input.size());
+  allow_refusal([&] {
+    const auto tokenizer = Tokenizer::from_json(text);
+    for (const std::string_view sample : {"abc aab  12 <s> a\n\n", "\xC3\xA9 e\xCC\x81 \xE2\x96\x81",
+                                          "\xFF"
+                                          "a\xE0\x80"}) {
+      const std::vector<std::int32_t> ids = tokenizer->encode(sample);
+      const std::string bytes = tokenizer->decode_bytes(ids);
+      if (tokenizer->lossless() && bytes != sample) std::terminate();
+      StreamDecoder decoder(*tokenizer);
+      std::string shown;
+      for (const std::int32_t id : ids) shown += decoder.feed(id);
+      if (shown + decoder.flush() != tokenizer->decode(ids)) std::terminate();
+    }
+  });
+}
+
 Seeds safetensors_seeds() {
   return {
       {"empty", file_of("{}", "")},
@@ -147,6 +168,25 @@ Seeds config_json_seeds() {
                      "mixer_rms_eps": 1e-6, "time_step_max": {"__float__": "Infinity"}})"},
       {"mamba2", R"({"model_type": "mamba2"})"},
   };
+}
+
+Seeds tokenizer_json_seeds() {
+  const std::string sentencepiece = R"({"added_tokens": [{"id": 0, "content": "<s>", "special": true, "lstrip": true}],
+    "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "_"}, {"type": "NFKC"},
+      {"type": "Replace", "pattern": {"String": " "}, "content": "_"}]},
+    "pre_tokenizer": null, "decoder": {"type": "Sequence", "decoders": [
+      {"type": "Replace", "pattern": {"String": "_"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+      {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+    "model": {"type": "BPE", "unk_token": "<s>", "fuse_unk": true, "byte_fallback": true,
+      "vocab": {"<s>": 0, "<0xFF>": 1, "a": 2, "_": 3, "_a": 4}, "merges": [["_", "a"]]}})";
+  const std::string steps = R"({"added_tokens": [{"id": 3, "content": "aa", "single_word": true, "rstrip": true}],
+    "normalizer": {"type": "Lowercase"}, "decoder": {"type": "ByteLevel"},
+    "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "Punctuation", "behavior": "Contiguous"},
+      {"type": "Split", "pattern": {"String": "a"}, "behavior": "MergedWithNext", "invert": true},
+      {"type": "ByteLevel", "add_prefix_space": true}, {"type": "Digits", "individual_digits": true},
+      {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "MergedWithPrevious"}]},
+    "model": {"ignore_merges": true, "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}})";
+  return {{"small", small_json()}, {"sentencepiece", sentencepiece}, {"steps", steps}};
 }
 
 }  // namespace coluber::testing

@@ -21,9 +21,13 @@ void fuzz_torch_bin(Bytes input);
 
 void fuzz_config_json(Bytes input);
 
+// What is accepted encodes a few texts and decodes what came out of them.
+void fuzz_tokenizer_json(Bytes input);
+
 // Small inputs that are right, or nearly: what the fuzzer starts from and what the replay test runs.
 Seeds safetensors_seeds();
 Seeds torch_bin_seeds();
 Seeds config_json_seeds();
+Seeds tokenizer_json_seeds();
 
 }  // namespace coluber::testing

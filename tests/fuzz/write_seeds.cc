@@ -7,8 +7,10 @@
 int main(int argc, char** argv) {
   using namespace coluber::testing;
   if (argc != 2) return 2;
-  const std::vector<std::pair<std::string, Seeds>> targets = {
-      {"safetensors", safetensors_seeds()}, {"torch_bin", torch_bin_seeds()}, {"config_json", config_json_seeds()}};
+  const std::vector<std::pair<std::string, Seeds>> targets = {{"safetensors", safetensors_seeds()},
+                                                              {"torch_bin", torch_bin_seeds()},
+                                                              {"config_json", config_json_seeds()},
+                                                              {"tokenizer_json", tokenizer_json_seeds()}};
   for (const auto& [target, seeds] : targets) {
     const std::filesystem::path folder = std::filesystem::path(argv[1]) / target;
     std::filesystem::create_directories(folder);
