@@ -152,7 +152,7 @@ std::int64_t Corpus::border_inside(const Part& part, std::int64_t at) {
     return before == std::string_view::npos ? 0 : static_cast<std::int64_t>(before + 1);
   }
   const std::size_t line = place > 0 && text[place - 1] == '\n' ? place : next_line(text, place);
-  if (line < text.size()) return static_cast<std::int64_t>(line);
+  if (has_content(text.substr(line))) return static_cast<std::int64_t>(line);
   const auto continues = [&] { return (static_cast<unsigned char>(text[place]) & 0xC0u) == 0x80u; };
   while (place < text.size() && continues()) ++place;
   return static_cast<std::int64_t>(place);

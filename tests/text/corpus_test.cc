@@ -184,6 +184,13 @@ TEST(CorpusSplit, OfJsonLinesNeverInsideOfALine) {
   EXPECT_EQ(documents(last), Documents{std::string(200, 'x')});
 }
 
+TEST(CorpusSplit, BlankLinesAtTheEndAreNoDocument) {
+  const TemporaryFolder folder;
+  const auto [first, last] = corpus_of(folder, {"aaaa\n\nbbbb\n\n\n\n"}, DocumentSeparator::kBlankLine).split(0.5);
+  EXPECT_EQ(documents(first), (Documents{"aaaa", "b"}));  // 14 bytes, cut at the seventh
+  EXPECT_EQ(documents(last), Documents{"bbb"});
+}
+
 TEST(CorpusSplit, CanBeSplitAgain) {
   const TemporaryFolder folder;
   const Corpus whole = corpus_of(folder, {"a\n\nb\n\nc\n\nd\n\ne"}, DocumentSeparator::kBlankLine);

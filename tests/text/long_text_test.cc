@@ -118,6 +118,25 @@ TEST(LongText, TokensOfSeveralWords) {
   EXPECT_EQ(expect_ids_of_the_whole(*tokenizer, {"a", words_of({"a"}, " ", 3000)}, 50), 1);
 }
 
+// A run whose tokens depend on where it begins, further away than two sides of a cut are compared.
+TEST(LongText, RunsAreNotCut) {
+  const auto tokenizer = Tokenizer::from_json(R"({"added_tokens": [], "model": {"type": "BPE", "merges": ["a a"],
+      "vocab": {"a": 0, "aa": 1}}, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false},
+      "decoder": {"type": "ByteLevel"}})");
+  EXPECT_EQ(expect_ids_of_the_whole(*tokenizer, {"run", std::string(3000, 'a')}, 301), 1);
+}
+
+TEST(LongText, SpacePutInFront) {
+  const auto tokenizer = Tokenizer::from_json(R"({"added_tokens": [],
+      "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+      "model": {"type": "BPE", "merges": ["▁ a", "a b"], "vocab": {"▁": 0, "a": 1, "b": 2, "▁a": 3, "ab": 4, "\n": 5}},
+      "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+        {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}})");
+  EXPECT_GE(expect_ids_of_the_whole(*tokenizer, {"spaces", words_of({"ab", "b", "bba"}, " ", 3000)}, 50), 40);
+  EXPECT_GE(expect_ids_of_the_whole(*tokenizer, {"lines", words_of({"ab", "b", "bba"}, "\n", 3000)}, 50), 40);
+}
+
 TEST(LongText, EmptyAndShort) {
   EXPECT_EQ(expect_ids_of_the_whole(*tiny_falcon(), {"short", "abc"}, 2), 1);
   int calls = 0;
