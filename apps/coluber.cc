@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
   register_generate(root, exit);
   register_eval(root, exit);
   register_info(root, exit);
+  register_bench(root, exit);
   register_selftest(root, exit);
   register_induction(root, exit);
   register_tokenizer(root, exit);

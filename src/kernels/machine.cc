@@ -3,9 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
-#include <vector>
 
 #include "core/memory.h"
 #include "core/threads.h"
@@ -16,6 +16,7 @@ namespace coluber {
 namespace {
 
 constexpr std::int64_t kLeastBufferBytes = 256 << 20;
+constexpr std::int64_t kLineBytes = 64;
 constexpr std::int64_t kOrder = 512;          // 3 matrices of 1 MiB: in a private L2 or its share of the last level
 constexpr std::int64_t kProductsPerTask = 8;  // 2 GFLOP: 20 ms on one core
 
@@ -33,7 +34,7 @@ double best_seconds(int repetitions, F&& f) {
 
 std::int64_t buffer_bytes() {
 #ifdef _SC_LEVEL3_CACHE_SIZE
-  return std::max<std::int64_t>(kLeastBufferBytes, 8 * std::max<std::int64_t>(sysconf(_SC_LEVEL3_CACHE_SIZE), 0));
+  return std::max<std::int64_t>(kLeastBufferBytes, 2 * std::max<std::int64_t>(sysconf(_SC_LEVEL3_CACHE_SIZE), 0));
 #else
   return kLeastBufferBytes;
 #endif
@@ -61,20 +62,29 @@ double matrix_rate(ThreadPool& threads, int repetitions) {
 
 }  // namespace
 
-double measure_read_bandwidth(ThreadPool& threads, int repetitions) {
-  constexpr std::int64_t kLineBytes = 64;
-  const std::int64_t bytes = buffer_bytes(), lines = bytes / kLineBytes;
-  const std::shared_ptr<void> buffer = allocate_cpu(bytes);
-  std::memset(buffer.get(), 1, static_cast<std::size_t>(bytes));
-  std::vector<std::uint32_t> sums(static_cast<std::size_t>(threads.num_threads()));
-  const double seconds = best_seconds(repetitions, [&] {
-    threads.run_shares(lines, [&](std::int64_t begin, std::int64_t end, int thread) {
-      const auto* words = static_cast<const std::uint32_t*>(buffer.get());
-      sums[static_cast<std::size_t>(thread)] =
-          cpu::sum_of_words(words + begin * (kLineBytes / 4), (end - begin) * (kLineBytes / 4));
-    });
+ReadBandwidth::ReadBandwidth(ThreadPool& threads)
+    : threads_(threads), bytes_(buffer_bytes()), buffer_(allocate_cpu(bytes_)) {
+  threads_.run_shares(bytes_ / kLineBytes, [&](std::int64_t begin, std::int64_t end, int) {
+    std::memset(static_cast<char*>(buffer_.get()) + begin * kLineBytes, 1,
+                static_cast<std::size_t>((end - begin) * kLineBytes));
   });
-  return static_cast<double>(bytes) / seconds;
+}
+
+double ReadBandwidth::sample() {
+  std::atomic<std::uint32_t> sum{0};  // the reads are for something
+  const auto start = std::chrono::steady_clock::now();
+  threads_.run_shares(bytes_ / kLineBytes, [&](std::int64_t begin, std::int64_t end, int) {
+    const auto* words = static_cast<const std::uint32_t*>(buffer_.get());
+    sum += cpu::sum_of_words(words + begin * (kLineBytes / 4), (end - begin) * (kLineBytes / 4));
+  });
+  return static_cast<double>(bytes_) / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double measure_read_bandwidth(ThreadPool& threads, int repetitions) {
+  ReadBandwidth bandwidth(threads);
+  double best = 0;
+  for (int i = 0; i < repetitions; ++i) best = std::max(best, bandwidth.sample());
+  return best;
 }
 
 double measure_f32_rate(ThreadPool& threads, int repetitions) {
