@@ -1,10 +1,12 @@
 // copy, neg_exp and multiply: element by element, split over rows so that all threads share the memory traffic.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <type_traits>
 
 #include "coluber/ops.h"
 #include "core/threads.h"
+#include "kernels/elementwise.h"
 #include "ops/op_check.h"
 
 namespace coluber::ops {
@@ -29,6 +31,23 @@ void check_same(std::string_view op, const Tensor& a, const Tensor& b) {
   }
 }
 
+// Rows are contiguous: parts of split and their gradients.
+void copy_rows(Context& ctx, const Tensor& to, const Tensor& from) {
+  const std::int64_t row_bytes = to.size(-1) * dtype_size(to.dtype());
+  const std::int64_t rows = row_bytes == 0 ? 0 : to.size_bytes() / row_bytes;
+  if (rows == 0) return;
+  auto row_of = [&](const Tensor& t, std::int64_t row) {
+    std::int64_t offset = 0;
+    for (int axis = t.rank() - 2; axis >= 0; row /= t.size(axis--)) offset += row % t.size(axis) * t.stride(axis);
+    return static_cast<char*>(t.raw()) + offset * dtype_size(t.dtype());
+  };
+  const std::int64_t tasks = std::clamp<std::int64_t>(to.size_bytes() / kBytesPerTask, 1, rows);
+  ctx.threads().run(tasks, [&](std::int64_t task) {
+    for (std::int64_t row = rows * task / tasks; row < rows * (task + 1) / tasks; ++row)
+      std::memcpy(row_of(to, row), row_of(from, row), static_cast<std::size_t>(row_bytes));
+  });
+}
+
 // out = f(a) or f(a, b) over contiguous f32 or f64 tensors.
 template <class F>
 Tensor map(Context& ctx, std::string_view op, const Tensor& a, F&& f) {
@@ -48,6 +67,9 @@ Tensor map(Context& ctx, std::string_view op, const Tensor& a, F&& f) {
 
 void copy(Context& ctx, const Tensor& to, const Tensor& from) {
   check_same("copy", to, from);
+  if (to.dtype() == from.dtype() && to.rank() > 0 && to.stride(-1) == 1 && from.stride(-1) == 1) {
+    return copy_rows(ctx, to, from);
+  }
   for_slices(ctx, to, [&](std::int64_t begin, std::int64_t end, bool scalar) {
     scalar ? to.copy_from(from) : to.slice(0, begin, end).copy_from(from.slice(0, begin, end));
   });
@@ -55,6 +77,11 @@ void copy(Context& ctx, const Tensor& to, const Tensor& from) {
 
 Tensor neg_exp(Context& ctx, const Tensor& x) {
   const Tensor in = x.contiguous();
+  if (in.dtype() == DType::kF32 && ctx.algorithm() != Algorithm::kReference) {
+    const Tensor out = Tensor::empty(in.shape(), DType::kF32), row = in.reshape({1, in.numel()});
+    cpu::neg_exp(ctx.threads(), view_of<const float, 2>(row), view_of<float, 2>(out.reshape({1, in.numel()})));
+    return out;
+  }
   return map(ctx, "neg_exp", in, [&](auto* out, std::int64_t begin, std::int64_t end) {
     using T = std::remove_pointer_t<decltype(out)>;
     for (std::int64_t i = begin; i < end; ++i) out[i] = -std::exp(in.data<T>()[i]);

@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "coluber/ops.h"
 #include "tests/support/tensors.h"
 
@@ -115,6 +117,47 @@ TEST(SumOfSquares, KeepsLargeAndSmallNumbersApart) {
   a.set({7}, 1e15);  // its square is 1e30: a float sum would lose the ones, and 1e30 is not far below its end
   EXPECT_NEAR(sum_of_squares(ctx, a), 1e30, 1e30 * 2e-7);
   EXPECT_TRUE(std::isnan(sum_of_squares(ctx, Tensor::full({100}, std::nan(""), DType::kF32))));
+}
+
+TEST(Copy, OfAnyLayoutKeepsEveryElement) {
+  for (const Shape& shape : shapes()) {
+    SCOPED_TRACE(shape.to_string());
+    const Tensor x = random_tensor(shape, DType::kF32, 3);
+    for (const int threads : {1, 3}) {
+      Context ctx = context(threads);
+      for (const Tensor& from : {x, in_wider(x), transposed(x)}) {
+        for (const Tensor& to : {Tensor::zeros(shape, DType::kF32), in_wider(Tensor::zeros(shape, DType::kF32)),
+                                 transposed(Tensor::zeros(shape, DType::kF32))}) {
+          copy(ctx, to, from);
+          EXPECT_TRUE(same_bits(x, to.clone()));
+        }
+      }
+    }
+  }
+}
+
+TEST(Copy, LeavesTheRestOfAWiderTensorAlone) {
+  Context ctx = context(2);
+  const Tensor wide = Tensor::full({9, 11}, 7, DType::kF32);
+  copy(ctx, wide.slice(-1, 2, 6), Tensor::zeros({9, 4}, DType::kF32));
+  for (std::int64_t i = 0; i < wide.numel(); ++i)
+    ASSERT_EQ(wide.data<float>()[i], i % 11 >= 2 && i % 11 < 6 ? 0.0f : 7.0f) << i;
+}
+
+// Relative error at most 3e-7 + 7.5e-8 |x| (kernels/elementwise.h).
+TEST(NegExp, IsWithinItsBound) {
+  for (const Shape& shape : shapes()) {
+    SCOPED_TRACE(shape.to_string());
+    const Tensor x = random_tensor(shape, DType::kF32, 4);
+    Context one = context(1), three = context(3);
+    scale_inplace(one, x, 20);
+    const Tensor y = neg_exp(one, x);
+    EXPECT_TRUE(same_bits(y, neg_exp(three, x)));
+    for (std::int64_t i = 0; i < x.numel(); ++i) {
+      const double at = static_cast<double>(x.data<float>()[i]), exact = -std::exp(at);
+      ASSERT_NEAR(static_cast<double>(y.data<float>()[i]), exact, (3e-7 + 7.5e-8 * std::abs(at)) * -exact) << at;
+    }
+  }
 }
 
 TEST(Elementwise, RefusesWhatDoesNotFit) {

@@ -99,6 +99,12 @@ void scale_span(float* x, std::int64_t n, float scale) {
   }
 }
 
+void neg_exp_span(float* y, const float* x, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(y + i, -exp(load(x + i)));
+  if (i < n) store_first(y + i, -exp(load_first(x + i, n - i)), n - i);
+}
+
 double sum_of_squares_span(const float* x, std::int64_t n) {
   constexpr int kSums = 4;  // independent sums hide the latency of an add
   HalfD sums[kSums] = {};

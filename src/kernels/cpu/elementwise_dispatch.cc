@@ -55,6 +55,16 @@ void scale(ThreadPool& threads, View<float, 2> x, float scale) {
   });
 }
 
+void neg_exp(ThreadPool& threads, View<const float, 2> x, View<float, 2> y) {
+  static const auto kernel = COLUBER_PICK_ISA(neg_exp_span);
+  const Spans spans(x.shape[0], x.shape[1]);
+  threads.run(spans.tasks(), [&](std::int64_t task) {
+    spans.each(task, [&](std::int64_t row, std::int64_t column, std::int64_t n) {
+      kernel(y.ptr(row) + column, x.ptr(row) + column, n);
+    });
+  });
+}
+
 double sum_of_squares(ThreadPool& threads, Arena& scratch, View<const float, 2> x) {
   static const auto kernel = COLUBER_PICK_ISA(sum_of_squares_span);
   const Spans spans(x.shape[0], x.shape[1]);

@@ -16,6 +16,7 @@ struct DropoutMask {
 
 COLUBER_DECLARE_PER_ISA(void, add_span, (float* accumulator, const float* x, std::int64_t n, float scale))
 COLUBER_DECLARE_PER_ISA(void, scale_span, (float* x, std::int64_t n, float scale))
+COLUBER_DECLARE_PER_ISA(void, neg_exp_span, (float* y, const float* x, std::int64_t n))
 COLUBER_DECLARE_PER_ISA(double, sum_of_squares_span, (const float* x, std::int64_t n))
 COLUBER_DECLARE_PER_ISA(void, dropout_span, (float* y, const float* x, std::int64_t n, const DropoutMask& mask))
 

@@ -30,7 +30,7 @@
   namespace avx512 {                                     \
   result name arguments;                                 \
   }
-#define COLUBER_PICK_ISA(name)                                      \
+#define COLUBER_PICK_ISA(name)                                             \
   (::coluber::selected_isa() == ::coluber::CpuIsa::kAvx512 ? &avx512::name \
    : ::coluber::selected_isa() == ::coluber::CpuIsa::kAvx2 ? &avx2::name   \
                                                            : &base::name)

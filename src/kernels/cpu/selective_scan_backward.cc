@@ -278,10 +278,10 @@ void sweep_states(const ScanCall& call, const SelectiveScanGradParams<float>& g,
       const Tiles& tiles = block.tiles[i];
       (gate ? recompute<E, kStates, kPerLane, true>
             : recompute<E, kStates, kPerLane, false>)(tiles, piece.count, call.A + at * kTile, B, C, h,
-                                                      first == 0 ? rows_read(call, g, piece, block, i) : Ahead{},
+                                                      rows_read(call, g, piece, block, i).share(first, kStates, n),
                                                       block.decay, block.state);
       sweep_back<E, kStates, kPerLane>(tiles, piece.count, call.plain_A + at * kTile, B, C, block.decay, block.state,
-                                       grad_B, grad_C, first == 0 ? rows_written(call, g, piece, block, i) : Ahead{},
+                                       grad_B, grad_C, rows_written(call, g, piece, block, i).share(first, kStates, n),
                                        task.adjoint + at * kTile, block.sum_A + in_block * kTile);
       if (piece.reset) std::fill_n(task.adjoint + at * kTile, kStates * kTile, 0.0f);
       if constexpr (kPerLane) {

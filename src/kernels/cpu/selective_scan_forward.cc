@@ -59,7 +59,7 @@ void sweep_states(const ScanCall& call, const ScanPiece& piece, std::int64_t v, 
     constexpr int kStates = decltype(states)::value;
     const RowsOf B = rows_of<kPerLane>(call, call.B, piece, v, first, kStates, tiles.B);
     const RowsOf C = rows_of<kPerLane>(call, call.C, piece, v, first, kStates, tiles.C);
-    sweep<E, kStates, kPerLane>(tiles, piece.count, A + first * kTile, B, C, first == 0 ? ahead : Ahead{},
+    sweep<E, kStates, kPerLane>(tiles, piece.count, A + first * kTile, B, C, ahead.share(first, kStates, call.p->n),
                                 tiles.h + first * kTile);
   });
 }

@@ -50,8 +50,9 @@ struct TokenRows {
   }
 };
 
-// Rows that will be needed: too far apart for the hardware's prefetchers, they are asked for during sweeps, one line of
-// each per token, since a core waits when it has asked for some twenty lines at once.
+// Rows that will be needed: too far apart for the hardware's prefetchers, they are asked for during sweeps. A core
+// waits when it has asked L1 for some sixteen lines at once, so the sweeps over a vector's states share the rows
+// evenly: at 16 states two lines a token and sweep, which leaves as much time for a line as there is.
 struct Ahead {
   static constexpr int kMost = 4;
   const float* at[kMost] = {};
@@ -64,6 +65,17 @@ struct Ahead {
     if (!rows) return;
     at[count] = rows.at + first * rows.step + i * kLanes;
     step[count++] = rows.step;
+  }
+  // What the sweep over states [first, first + states) of n asks for.
+  Ahead share(std::int64_t first, std::int64_t states, std::int64_t n) const {
+    Ahead some;
+    for (int k = 0; k < count; ++k) {
+      const std::int64_t state = k * n / count;
+      if (state < first || state >= first + states) continue;
+      some.at[some.count] = at[k];
+      some.step[some.count++] = step[k];
+    }
+    return some;
   }
   void ask(std::int64_t t) const {
     for (int k = 0; k < count; ++k) __builtin_prefetch(at[k] + t * step[k]);
