@@ -14,4 +14,5 @@
 #include "coluber/state.h"
 #include "coluber/tensor.h"
 #include "coluber/tokenizer.h"
+#include "coluber/train.h"
 #include "coluber/version.h"

@@ -13,9 +13,9 @@ namespace coluber {
 
 // Which public layout a checkpoint has; decides names of tensors and keys of config.json.
 enum class CheckpointLayout : std::uint8_t {
-  kStateSpaces,  // pytorch_model.bin (or model.safetensors), config.json with d_model and n_layer
-  kHfMamba,      // Hugging Face `mamba`
-  kHfFalconMamba // Hugging Face `falcon_mamba`: RMS norms of dt, B and C without weights
+  kStateSpaces,   // pytorch_model.bin (or model.safetensors), config.json with d_model and n_layer
+  kHfMamba,       // Hugging Face `mamba`
+  kHfFalconMamba  // Hugging Face `falcon_mamba`: RMS norms of dt, B and C without weights
 };
 
 // "state_spaces", "mamba", "falcon_mamba"
@@ -43,8 +43,8 @@ struct MambaConfig {
   std::int64_t d_inner = 0;   // d; 0: expand * d_model
   std::int64_t dt_rank = 0;   // u; 0 ("auto"): ceil(d_model / 16)
   bool conv_bias = true;
-  bool bias = false;           // of in_proj and out_proj
-  bool norm_dt_B_C = false;    // Falcon-Mamba: dt, B, C divided by their root mean square before use
+  bool bias = false;         // of in_proj and out_proj
+  bool norm_dt_B_C = false;  // Falcon-Mamba: dt, B, C divided by their root mean square before use
   double norm_dt_B_C_eps = 1e-6;
   MambaInit init;
 
@@ -60,12 +60,12 @@ struct ModelConfig {
   MambaConfig mixer;                         // the same for all layers; mixer.d_model = d_model
   NormKind norm = NormKind::kRms;
   double norm_eps = 1e-5;
-  bool residual_in_fp32 = true;              // false: rounded to bf16 where products are bf16
+  bool residual_in_fp32 = true;  // false: rounded to bf16 where products are bf16
   bool tie_embeddings = true;
-  bool bidirectional = false;  // every mixer reads the sequence in both directions (not for generation)
-  double dropout = 0.0;        // of each mixer's output, in training only
-  double initializer_range = 0.02;      // standard deviation of embedding rows at the start
-  bool rescale_prenorm_residual = true; // out_proj starts scaled by 1/sqrt(n_layer)
+  bool bidirectional = false;            // every mixer reads the sequence in both directions (not for generation)
+  double dropout = 0.0;                  // of each mixer's output, in training only
+  double initializer_range = 0.02;       // standard deviation of embedding rows at the start
+  bool rescale_prenorm_residual = true;  // out_proj starts scaled by 1/sqrt(n_layer)
   CheckpointLayout layout = CheckpointLayout::kStateSpaces;
   std::int64_t bos_token_id = -1;  // -1: none
   std::int64_t eos_token_id = -1;

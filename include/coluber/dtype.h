@@ -66,13 +66,35 @@ struct float16 {
   explicit operator float() const;
 };
 
-template <class T> struct dtype_of;
-template <> struct dtype_of<float> { static constexpr DType value = DType::kF32; };
-template <> struct dtype_of<double> { static constexpr DType value = DType::kF64; };
-template <> struct dtype_of<bfloat16> { static constexpr DType value = DType::kBF16; };
-template <> struct dtype_of<float16> { static constexpr DType value = DType::kF16; };
-template <> struct dtype_of<std::int32_t> { static constexpr DType value = DType::kI32; };
-template <> struct dtype_of<std::int64_t> { static constexpr DType value = DType::kI64; };
-template <> struct dtype_of<std::uint8_t> { static constexpr DType value = DType::kU8; };
+template <class T>
+struct dtype_of;
+template <>
+struct dtype_of<float> {
+  static constexpr DType value = DType::kF32;
+};
+template <>
+struct dtype_of<double> {
+  static constexpr DType value = DType::kF64;
+};
+template <>
+struct dtype_of<bfloat16> {
+  static constexpr DType value = DType::kBF16;
+};
+template <>
+struct dtype_of<float16> {
+  static constexpr DType value = DType::kF16;
+};
+template <>
+struct dtype_of<std::int32_t> {
+  static constexpr DType value = DType::kI32;
+};
+template <>
+struct dtype_of<std::int64_t> {
+  static constexpr DType value = DType::kI64;
+};
+template <>
+struct dtype_of<std::uint8_t> {
+  static constexpr DType value = DType::kU8;
+};
 
 }  // namespace coluber

@@ -7,11 +7,13 @@
 //   * All floating tensors of a call have one dtype: f32 (fast kernels) or f64 (reference kernels, for checking).
 //     Weights of linear and embedding may also be bf16 or f16. A mix throws kInvalidArgument naming both.
 //   * Inputs may be strided. Fast kernels want channels contiguous; other layouts are copied once.
-//   * Sequences are the b rows of l tokens, or, with `cu_seqlens` (s+1) i32, s sequences packed in one row (b = 1): tokens
+//   * Sequences are the b rows of l tokens, or, with `cu_seqlens` (s+1) i32, s sequences packed in one row (b = 1):
+//   tokens
 //     cu_seqlens[i] to cu_seqlens[i+1] belong to sequence i, and states have one slot per sequence.
 //   * `resets` (b,l) u8: where not 0, the state is cleared before that token.
 //   * `reverse`: every sequence is processed from its last token to its first; state_in stands before the last token.
-//   * `state_out`: null: not wanted. A defined tensor is written in place (it may be state_in), an undefined one is made.
+//   * `state_out`: null: not wanted. A defined tensor is written in place (it may be state_in), an undefined one is
+//   made.
 //   * backward returns gradients of the inputs that were defined; `grad_state_out` may be undefined (zero).
 //   * Throws coluber::Error on shapes, dtypes and options that do not fit. Same bits on every run and thread count.
 #pragma once
@@ -32,14 +34,14 @@ namespace coluber::ops {
 // --- selective_scan (S6; arXiv 2312.00752 section 3, Algorithm 2) ----------------------------------------------------
 // dt = softplus(dt + dt_bias); h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t; y_t = C_t h_t + D u_t; y *= silu(z).
 struct SelectiveScanArgs {
-  Tensor u;           // (b,l,d)
-  Tensor dt;          // (b,l,d), before bias and softplus
-  Tensor A;           // (d,n), or complex (d,n,2) as re, im; then B, C and states end in an axis of 2 too, y = 2 Re(C h)
-  Tensor B;           // constant (d,n), variable (b,l,n) or grouped (b,l,g,n); channel i reads group i / (d/g)
-  Tensor C;           // like B, independently
-  Tensor D;           // (d), optional
-  Tensor z;           // (b,l,d), optional
-  Tensor dt_bias;     // (d), optional
+  Tensor u;        // (b,l,d)
+  Tensor dt;       // (b,l,d), before bias and softplus
+  Tensor A;        // (d,n), or complex (d,n,2) as re, im; then B, C and states end in an axis of 2 too, y = 2 Re(C h)
+  Tensor B;        // constant (d,n), variable (b,l,n) or grouped (b,l,g,n); channel i reads group i / (d/g)
+  Tensor C;        // like B, independently
+  Tensor D;        // (d), optional
+  Tensor z;        // (b,l,d), optional
+  Tensor dt_bias;  // (d), optional
   bool dt_softplus = false;
   bool reverse = false;
   Tensor state_in;    // (s,d,n), optional
@@ -123,7 +125,7 @@ void embedding_backward(Context& ctx, const Tensor& ids, const Tensor& grad_y, c
 
 // --- cross entropy, alone and fused with the head --------------------------------------------------------------------
 // loss = mean over targets >= 0 of logsumexp(logits) - logits[target]; -1 is ignored; 0 when nothing counts.
-double cross_entropy_forward(Context& ctx, const Tensor& logits, const Tensor& targets);              // (tok,v), (tok) i32
+double cross_entropy_forward(Context& ctx, const Tensor& logits, const Tensor& targets);  // (tok,v), (tok) i32
 Tensor cross_entropy_backward(Context& ctx, const Tensor& logits, const Tensor& targets, double grad_loss);
 
 // Never holds more than a tile of logits. With gradients wanted, they come from the same pass, for d loss = 1.
@@ -135,12 +137,12 @@ struct LinearCrossEntropyArgs {
   DType compute = DType::kF32;
 };
 struct LinearCrossEntropyOut {
-  double loss = 0;             // mean, in nats
-  std::int64_t num_tokens = 0; // targets that counted
-  Tensor token_loss;           // (tok) f64, 0 where ignored; when want_token_loss
-  Tensor grad_x;               // (tok,m); when want_grad
-  Tensor grad_weight;          // (v,m)
-  Tensor grad_bias;            // (v)
+  double loss = 0;              // mean, in nats
+  std::int64_t num_tokens = 0;  // targets that counted
+  Tensor token_loss;            // (tok) f64, 0 where ignored; when want_token_loss
+  Tensor grad_x;                // (tok,m); when want_grad
+  Tensor grad_weight;           // (v,m)
+  Tensor grad_bias;             // (v)
 };
 LinearCrossEntropyOut linear_cross_entropy(Context& ctx, const LinearCrossEntropyArgs& args, bool want_grad,
                                            bool want_token_loss = false);
@@ -152,10 +154,10 @@ Tensor dropout(Context& ctx, const Tensor& x, double p, std::uint64_t seed, std:
 // --- small things ----------------------------------------------------------------------------------------------------
 void add_inplace(Context& ctx, const Tensor& accumulator, const Tensor& x, double scale = 1);  // accumulator += scale x
 void scale_inplace(Context& ctx, const Tensor& x, double scale);
-void copy(Context& ctx, const Tensor& to, const Tensor& from);  // same shape and dtype, any strides, on all threads
-Tensor neg_exp(Context& ctx, const Tensor& x);                  // -e^x
+void copy(Context& ctx, const Tensor& to, const Tensor& from);    // same shape and dtype, any strides, on all threads
+Tensor neg_exp(Context& ctx, const Tensor& x);                    // -e^x
 Tensor multiply(Context& ctx, const Tensor& a, const Tensor& b);  // same shape
-double sum_of_squares(Context& ctx, const Tensor& x);  // in double, fixed order
+double sum_of_squares(Context& ctx, const Tensor& x);             // in double, fixed order
 
 // --- AdamW (arXiv 1711.05101): one step for one tensor ---------------------------------------------------------------
 // g = grad grad_scale; m = beta1 m + (1-beta1) g; v = beta2 v + (1-beta2) g^2;

@@ -28,7 +28,7 @@ class State {
   State(State&&) noexcept = default;
   State& operator=(State&&) noexcept = default;
 
-  std::int64_t batch() const;  // sequences, 0 when empty
+  std::int64_t batch() const;                              // sequences, 0 when empty
   std::int64_t num_tokens() const { return num_tokens_; }  // read so far, per sequence
   void advance(std::int64_t tokens) { num_tokens_ += tokens; }
   std::size_t num_layers() const { return layers_.size(); }

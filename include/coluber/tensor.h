@@ -84,20 +84,20 @@ class Tensor {
   }
 
   // Views: no element is copied.
-  Tensor reshape(const Shape& shape) const;                                        // contiguous tensors only
-  Tensor slice(int axis, std::int64_t begin, std::int64_t end) const;              // [begin, end) of one axis
-  Tensor select(int axis, std::int64_t index) const;                               // one index; the axis goes
+  Tensor reshape(const Shape& shape) const;                            // contiguous tensors only
+  Tensor slice(int axis, std::int64_t begin, std::int64_t end) const;  // [begin, end) of one axis
+  Tensor select(int axis, std::int64_t index) const;                   // one index; the axis goes
   Tensor transpose(int axis0, int axis1) const;
   Tensor permute(std::initializer_list<int> axes) const;
-  Tensor unsqueeze(int axis) const;                                                // a new axis of extent 1
-  Tensor expand(int axis, std::int64_t extent) const;                              // extent 1 -> n by stride 0
+  Tensor unsqueeze(int axis) const;                    // a new axis of extent 1
+  Tensor expand(int axis, std::int64_t extent) const;  // extent 1 -> n by stride 0
   Tensor with_strides(const Shape& shape, const Shape& strides, std::int64_t offset = 0) const;
 
   // Copies.
-  Tensor clone() const;                          // contiguous, new memory
-  Tensor contiguous() const;                     // itself when contiguous already
-  Tensor to(DType dtype) const;                  // itself when of that dtype; floats round to nearest even
-  void copy_from(const Tensor& source) const;    // same shape; converts between dtypes
+  Tensor clone() const;                        // contiguous, new memory
+  Tensor contiguous() const;                   // itself when contiguous already
+  Tensor to(DType dtype) const;                // itself when of that dtype; floats round to nearest even
+  void copy_from(const Tensor& source) const;  // same shape; converts between dtypes
   void fill(double value) const;
 
   // Element by element access for tests and small things; any float or integer dtype.

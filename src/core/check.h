@@ -33,7 +33,8 @@ void check_equal(std::string_view op, std::string_view what, long long expected,
 
 #ifdef COLUBER_ENABLE_DCHECK
 #define COLUBER_DCHECK(condition) \
-  ((condition) ? (void)0 : ::coluber::refuse(::coluber::ErrorCode::kInternal, __func__, "broken invariant: " #condition))
+  ((condition) ? (void)0          \
+               : ::coluber::refuse(::coluber::ErrorCode::kInternal, __func__, "broken invariant: " #condition))
 #else
 #define COLUBER_DCHECK(condition) ((void)sizeof(!(condition)))
 #endif

@@ -21,7 +21,9 @@ std::string_view error_code_name(ErrorCode code) {
 Error::Error(ErrorCode code, std::string_view op, std::string_view message)
     : std::runtime_error(join("[", op, "] ", message)), code_(code), op_(op) {}
 
-void refuse(ErrorCode code, std::string_view op, std::string_view message) { throw Error(code, op, message); }
+void refuse(ErrorCode code, std::string_view op, std::string_view message) {
+  throw Error(code, op, message);
+}
 
 void refuse_value(ErrorCode code, std::string_view op, std::string_view what, std::string_view expected,
                   std::string_view got, std::string_view hint) {
@@ -30,8 +32,7 @@ void refuse_value(ErrorCode code, std::string_view op, std::string_view what, st
   throw Error(code, op, message);
 }
 
-void check_equal(std::string_view op, std::string_view what, long long expected, long long got,
-                 std::string_view hint) {
+void check_equal(std::string_view op, std::string_view what, long long expected, long long got, std::string_view hint) {
   if (expected == got) return;
   refuse_value(ErrorCode::kInvalidArgument, op, what, std::to_string(expected), std::to_string(got), hint);
 }

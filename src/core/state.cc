@@ -7,7 +7,9 @@
 namespace coluber {
 namespace {
 
-LayerState clone(const LayerState& layer) { return {layer.conv.clone(), layer.ssm.clone()}; }
+LayerState clone(const LayerState& layer) {
+  return {layer.conv.clone(), layer.ssm.clone()};
+}
 
 bool same_bits(const Tensor& a, const Tensor& b) {
   return a.dtype() == b.dtype() && a.shape() == b.shape() && a.is_contiguous() && b.is_contiguous() &&
@@ -29,7 +31,9 @@ State& State::operator=(const State& other) {
   return *this;
 }
 
-std::int64_t State::batch() const { return layers_.empty() ? 0 : layers_[0].ssm.size(0); }
+std::int64_t State::batch() const {
+  return layers_.empty() ? 0 : layers_[0].ssm.size(0);
+}
 
 std::int64_t State::size_bytes() const {
   std::int64_t bytes = 0;
@@ -63,7 +67,8 @@ void State::set_row(std::int64_t i, const State& one) {
 bool State::equals(const State& other) const {
   if (layers_.size() != other.layers_.size() || num_tokens_ != other.num_tokens_) return false;
   for (std::size_t n = 0; n < layers_.size(); ++n) {
-    if (!same_bits(layers_[n].conv, other.layers_[n].conv) || !same_bits(layers_[n].ssm, other.layers_[n].ssm)) return false;
+    if (!same_bits(layers_[n].conv, other.layers_[n].conv) || !same_bits(layers_[n].ssm, other.layers_[n].ssm))
+      return false;
   }
   return true;
 }

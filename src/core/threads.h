@@ -4,8 +4,8 @@
 // shares: thread i of t takes [n i / t, n (i+1) / t). A kernel whose tasks do not depend on the thread count therefore
 // gives the same bits on any number of threads. The caller works too; nested calls run inline on the calling thread.
 //
-// Between calls workers spin for about 50 us (an op of a small model comes sooner) and then sleep on a futex, so an idle
-// process uses no CPU.
+// Between calls workers spin for about 50 us (an op of a small model comes sooner) and then sleep on a futex, so an
+// idle process uses no CPU.
 #pragma once
 
 #include <cstdint>

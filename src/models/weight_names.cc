@@ -24,8 +24,7 @@ std::string file_tensor_name(CheckpointLayout layout, const std::string& paramet
 
 std::string parameter_name(std::string file_name) {
   if (file_name.starts_with("model.")) file_name.erase(0, 6);
-  if (file_name.starts_with(kHfEmbedding))
-    return std::string(kOurEmbedding) + file_name.substr(kHfEmbedding.size());
+  if (file_name.starts_with(kHfEmbedding)) return std::string(kOurEmbedding) + file_name.substr(kHfEmbedding.size());
   return file_name;
 }
 
