@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "apps/cli.h"
@@ -51,6 +52,8 @@ class FlagBindings {
   template <class T>
   CLI::Option* add(const std::string& flag, T& value, const std::string& description, bool fixed = false) {
     CLI::Option* option = command_->add_option("--" + flag, value, description);
+    // Of a flag that is given twice the last one counts, so that scripts have defaults and their users the last word.
+    if constexpr (!std::is_same_v<T, std::vector<std::string>>) option->take_last();
     bind(flag, option, value, fixed);
     return option;
   }

@@ -108,7 +108,8 @@ Trainer::Impl::Pass Trainer::Impl::accumulate_gradients(const std::vector<Batch>
 void Trainer::Impl::refuse_not_finite(std::string_view what, std::int64_t step, double value) const {
   optimizer.drop_gradients();
   refuse_value(
-      ErrorCode::kNumeric, "train", join(what, " at step ", step), "a finite number", join(value),
+      ErrorCode::kNumeric, "train", join(what, " at step ", step), "a finite number",
+      std::isnan(value) ? "NaN" : join(value),
       join(last_checkpoint.empty() ? "no checkpoint was written yet" : "the last good checkpoint is " + last_checkpoint,
            "; a lower learning rate or a longer warm-up may help"));
 }
