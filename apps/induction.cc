@@ -26,10 +26,8 @@ constexpr std::uint64_t kTestStream = std::uint64_t{1} << 62;  // training takes
 struct Options : CommonOptions {
   std::int64_t d_model = 64, n_layer = 2, d_state = 16;
   std::int64_t batch = 8;
-  // The task is found at small rates (about 5e-4; at 2e-3 not within 20,000 steps), and what lies between is forgotten
-  // for good at large ones. A long warm-up passes through both.
-  double lr = 2e-3;
-  std::int64_t warmup = 12000;  // steps
+  double lr = 5e-4;          // seed 1 finds the task within 6,000 steps; at 2e-3 seed 0 does not within 20,000
+  std::int64_t warmup = 50;  // steps
   std::int64_t max_steps = 0;
   double max_seconds = 840;
   std::int64_t check_every = 500;  // steps
