@@ -22,7 +22,7 @@ class Arena {
 
   void* allocate_bytes(std::int64_t size_bytes);  // 64-byte aligned, uninitialised
   Mark mark() const { return top_; }
-  void release(Mark mark) { top_ = mark; }
+  void release(Mark mark);
   std::int64_t capacity_bytes() const;
 
  private:

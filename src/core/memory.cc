@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstddef>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -11,6 +12,7 @@
 
 #include "coluber/context.h"
 #include "core/check.h"
+#include "core/sanitizer.h"
 
 namespace coluber {
 namespace {
@@ -36,6 +38,11 @@ void* system_allocate(std::int64_t size_bytes) {
   if (huge) madvise(block, static_cast<std::size_t>(size_bytes), MADV_HUGEPAGE);  // a hint: failure costs speed only
 #endif
   return block;
+}
+
+void system_free(void* block, std::int64_t size_bytes) {
+  allow_access(block, size_bytes);
+  std::free(block);
 }
 
 class Cache {
@@ -66,9 +73,10 @@ class Cache {
     std::lock_guard lock(mutex_);
     stats_.live_bytes -= bytes;
     if (bytes < kMinCachedBytes) {
-      std::free(block);
+      system_free(block, bytes);
       return;
     }
+    forbid_access(block, bytes);
     free_[bytes].push_back(block);
     stats_.cached_bytes += bytes;
   }
@@ -102,7 +110,7 @@ class Cache {
         free_.erase(last);
         continue;
       }
-      std::free(last->second.back());
+      system_free(last->second.back(), last->first);
       last->second.pop_back();
       stats_.cached_bytes -= last->first;
     }
@@ -129,6 +137,8 @@ std::shared_ptr<void> allocate_cpu(std::int64_t size_bytes) {
            join("allocation: expected ", size_bytes, " bytes free, got none (", cache().stats().live_bytes,
                 " bytes are in use; a smaller batch or length needs less)"));
   }
+  allow_access(block, size_bytes);
+  forbid_access(static_cast<std::byte*>(block) + size_bytes, bytes - size_bytes);
   return std::shared_ptr<void>(block, [bytes](void* p) { cache().give(p, bytes); });
 }
 

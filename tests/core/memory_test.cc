@@ -7,6 +7,8 @@
 
 #include "coluber/context.h"
 #include "coluber/tensor.h"
+#include "core/arena.h"
+#include "core/sanitizer.h"
 #include "tests/support/tensors.h"
 
 namespace coluber {
@@ -80,6 +82,41 @@ TEST(Memory, ServesManyThreadsAtOnce) {
     });
   }
   for (std::thread& thread : threads) thread.join();
+}
+
+// The cache and the arena hide from AddressSanitizer what malloc and free would show it, unless they tell.
+TEST(Memory, EndsAndFreedBlocksAreKnownToAddressSanitizer) {
+#ifdef COLUBER_HAS_ASAN
+  const auto forbidden = [](const void* p) { return __asan_address_is_poisoned(p) != 0; };
+  std::byte* kept = nullptr;
+  for (const std::int64_t bytes :
+       {std::int64_t{1}, std::int64_t{100}, std::int64_t{100'000}, std::int64_t{3'000'001}}) {
+    const auto block = allocate_cpu(bytes);
+    kept = static_cast<std::byte*>(block.get());
+    EXPECT_FALSE(forbidden(kept + bytes - 1)) << bytes;
+    EXPECT_TRUE(forbidden(kept + bytes)) << bytes;
+  }
+  EXPECT_TRUE(forbidden(kept));
+  release_cached_memory();
+
+  Arena arena;
+  const Arena::Mark start = arena.mark();
+  for (int round = 0; round < 2; ++round) {
+    auto* a = static_cast<std::byte*>(arena.allocate_bytes(100));
+    EXPECT_TRUE(forbidden(a + 100));
+    const Arena::Mark mark = arena.mark();
+    auto* b = static_cast<std::byte*>(arena.allocate_bytes(5 << 20));
+    arena.allocate_bytes(64);
+    EXPECT_FALSE(forbidden(b));
+    arena.release(mark);
+    EXPECT_TRUE(forbidden(b));
+    EXPECT_FALSE(forbidden(a + 99));
+    arena.release(start);
+    EXPECT_TRUE(forbidden(a));
+  }
+#else
+  GTEST_SKIP() << "a build with AddressSanitizer only";
+#endif
 }
 
 }  // namespace
