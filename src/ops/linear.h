@@ -12,7 +12,7 @@ namespace coluber::ops {
 // The plain loops are taken for f64, and for f32 when the context asks for them.
 bool takes_reference(const Context& ctx, DType dtype);
 
-// (...,n) as (tokens,n) with contiguous rows: a view where the strides allow it, else a copy.
+// (...,n), rank 1 or more, as (tokens,n) with contiguous rows: a view where the strides allow it, else a copy.
 Tensor as_matrix(const Tensor& t);
 
 // x of f32 or f64; weight (out,in) of a dtype that goes with it; compute f32 or bf16.

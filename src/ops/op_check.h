@@ -1,4 +1,5 @@
-// What every op does first: check dtypes and shapes, and turn tensors into kernel views.
+// What every op does first: check dtypes and shapes, and turn tensors into kernel views. An undefined tensor passes for
+// (0) f32: ask defined() before either check.
 #pragma once
 
 #include <initializer_list>

@@ -1,12 +1,12 @@
 // One source, several instruction sets.
 //
-// Every source in this folder that is listed under ISA_SOURCES is compiled once per set with COLUBER_ISA defined to
-// base, avx2 or avx512, and puts its functions into namespace coluber::cpu::COLUBER_ISA. The dispatching function in
-// coluber::cpu picks one when first called:
+// Every source in this folder that ../CMakeLists.txt names in isa_sources is compiled once per set with COLUBER_ISA
+// defined to base, avx2 or avx512, and puts its functions into namespace coluber::cpu::COLUBER_ISA. <op>_isa.h declares
+// them (first line below) in coluber::cpu for it and for <op>_dispatch.cc, which picks one when first called:
 //
-//   COLUBER_DECLARE_PER_ISA(void, scale, (float* x, std::int64_t n, float s))
+//   COLUBER_DECLARE_PER_ISA(void, scale_span, (float* x, std::int64_t n, float s))
 //   void scale(float* x, std::int64_t n, float s) {
-//     static const auto kernel = COLUBER_PICK_ISA(scale);
+//     static const auto kernel = COLUBER_PICK_ISA(scale_span);
 //     kernel(x, n, s);
 //   }
 #pragma once

@@ -1,4 +1,4 @@
-// A small portable vector of floats for the sources compiled per instruction set (isa.h).
+// A small portable vector of floats for the sources compiled per instruction set (isa.h). spans.h loops with it.
 //
 // Built on the vector extensions that gcc and clang share, so the same lines give SSE2, AVX2, AVX-512 and NEON code.
 // kLanes is 4, 8 or 16. Arithmetic operators work lane by lane; a * b + c contracts to a fused multiply-add.
