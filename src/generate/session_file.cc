@@ -1,16 +1,15 @@
 // Sessions in files: a saved State with the logits after the last token and the sampler's place beside it.
 #include "coluber/generate.h"
 #include "core/check.h"
-#include "io/safetensors.h"
+#include "models/state_file.h"
 
 namespace coluber {
 namespace {
 
 constexpr const char* kOp = "session";
-constexpr const char* kFormat = "coluber.state/1";  // a file of State::save with more in it
-constexpr const char* kLogits = "logits";           // (v) f32
-constexpr const char* kContext = "context";         // ids seen, each once, i32
-constexpr const char* kNumDrawn = "num_drawn";      // (1) i64
+constexpr const char* kLogits = "logits";       // (v) f32
+constexpr const char* kContext = "context";     // ids seen, each once, i32
+constexpr const char* kNumDrawn = "num_drawn";  // (1) i64
 
 // The vector of that name, or an undefined one.
 Tensor find(const std::string& path, const TensorMap& tensors, const char* name, DType dtype) {
@@ -28,11 +27,7 @@ Tensor find(const std::string& path, const TensorMap& tensors, const char* name,
 
 void Session::save(Context& ctx, const std::string& path) {
   read_pending(ctx);
-  TensorMap tensors;
-  for (std::size_t i = 0; i < state_.num_layers(); ++i) {
-    tensors.emplace(join("layers.", i, ".conv"), state_.layer(i).conv);
-    tensors.emplace(join("layers.", i, ".ssm"), state_.layer(i).ssm);
-  }
+  TensorMap tensors = state_tensors(state_);
   if (logits_.defined()) tensors.emplace(kLogits, logits_);
   tensors.emplace(kNumDrawn, Tensor::of({1}, std::vector{static_cast<std::int64_t>(sampler_.num_drawn())}));
   const std::span<const std::int32_t> seen = sampler_.context();
@@ -40,16 +35,13 @@ void Session::save(Context& ctx, const std::string& path) {
     tensors.emplace(kContext, Tensor::of({static_cast<std::int64_t>(seen.size())},
                                          std::vector<std::int32_t>(seen.begin(), seen.end())));
   }
-  write_safetensors(path, tensors,
-                    {{"format", kFormat},
-                     {"num_layers", std::to_string(state_.num_layers())},
-                     {"num_tokens", std::to_string(state_.num_tokens())}});
+  write_safetensors(path, tensors, state_metadata(state_));
 }
 
 Session Session::load(const std::string& path, const Model& model, const SamplingOptions& options,
                       std::int64_t vocab_size, std::uint64_t stream) {
-  Session session(model, options, State::load(path), vocab_size, stream);
   const SafetensorsFile file = SafetensorsFile::open(path);
+  Session session(model, options, state_of_file(path, file), vocab_size, stream);
   const Tensor logits = find(path, file.tensors(), kLogits, DType::kF32);
   const Tensor context = find(path, file.tensors(), kContext, DType::kI32);
   const Tensor drawn = find(path, file.tensors(), kNumDrawn, DType::kI64);

@@ -1,8 +1,8 @@
+#include "models/state_file.h"
+
 #include <charconv>
 
-#include "coluber/state.h"
 #include "core/check.h"
-#include "io/safetensors.h"
 
 namespace coluber {
 namespace {
@@ -21,20 +21,22 @@ std::int64_t parse_count(const std::string& path, std::string_view field, const 
 
 }  // namespace
 
-void State::save(const std::string& path) const {
+TensorMap state_tensors(const State& state) {
   TensorMap tensors;
-  for (std::size_t i = 0; i < layers_.size(); ++i) {
-    tensors.emplace(join("layers.", i, ".conv"), layers_[i].conv);
-    tensors.emplace(join("layers.", i, ".ssm"), layers_[i].ssm);
+  for (std::size_t i = 0; i < state.num_layers(); ++i) {
+    tensors.emplace(join("layers.", i, ".conv"), state.layer(i).conv);
+    tensors.emplace(join("layers.", i, ".ssm"), state.layer(i).ssm);
   }
-  write_safetensors(path, tensors,
-                    {{"format", kFormat},
-                     {"num_layers", std::to_string(layers_.size())},
-                     {"num_tokens", std::to_string(num_tokens_)}});
+  return tensors;
 }
 
-State State::load(const std::string& path) {
-  const SafetensorsFile file = SafetensorsFile::open(path);
+StringMap state_metadata(const State& state) {
+  return {{"format", kFormat},
+          {"num_layers", std::to_string(state.num_layers())},
+          {"num_tokens", std::to_string(state.num_tokens())}};
+}
+
+State state_of_file(const std::string& path, const SafetensorsFile& file) {
   const auto format = file.metadata().find("format");
   const auto layers = file.metadata().find("num_layers");
   const auto tokens = file.metadata().find("num_tokens");
@@ -44,7 +46,7 @@ State State::load(const std::string& path) {
   }
   const std::int64_t num_layers = parse_count(path, "num_layers", layers->second);
   std::vector<LayerState> states;
-  for (std::int64_t i = 0; i < num_layers; ++i) {  // a file may hold more, as sessions do
+  for (std::int64_t i = 0; i < num_layers; ++i) {
     const auto conv = file.tensors().find(join("layers.", i, ".conv"));
     const auto ssm = file.tensors().find(join("layers.", i, ".ssm"));
     if (conv == file.tensors().end() || ssm == file.tensors().end() || conv->second.rank() != 3 ||
@@ -56,6 +58,14 @@ State State::load(const std::string& path) {
     states.push_back({conv->second.clone(), ssm->second.clone()});
   }
   return State(std::move(states), parse_count(path, "num_tokens", tokens->second));
+}
+
+void State::save(const std::string& path) const {
+  write_safetensors(path, state_tensors(*this), state_metadata(*this));
+}
+
+State State::load(const std::string& path) {
+  return state_of_file(path, SafetensorsFile::open(path));
 }
 
 }  // namespace coluber

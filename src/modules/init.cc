@@ -3,16 +3,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/hash.h"
 #include "core/rng.h"
 
 namespace coluber::init {
 namespace {
-
-std::uint64_t stream_of(const std::string& name) {  // FNV-1a
-  std::uint64_t hash = 0xcbf29ce484222325ull;
-  for (unsigned char c : name) hash = (hash ^ c) * 0x100000001b3ull;
-  return hash;
-}
 
 // f(i) gives element i in double; it is rounded once to the parameter's dtype.
 template <class F>
@@ -41,13 +36,13 @@ Var constant(const Init& init, const Shape& shape, double value) {
 }
 
 Var uniform(const Init& init, const std::string& name, const Shape& shape, double low, double high) {
-  const Rng rng(init.seed, stream_of(name));
+  const Rng rng(init.seed, fnv1a(name));
   return make(init, shape,
               [&](std::int64_t i) { return low + (high - low) * rng.uniform(static_cast<std::uint64_t>(i)); });
 }
 
 Var normal(const Init& init, const std::string& name, const Shape& shape, double stddev) {
-  const Rng rng(init.seed, stream_of(name));
+  const Rng rng(init.seed, fnv1a(name));
   return make(init, shape, [&](std::int64_t i) { return stddev * rng.normal(static_cast<std::uint64_t>(i)); });
 }
 
@@ -61,7 +56,7 @@ Var s4d_real_log(const Init& init, std::int64_t d, std::int64_t n) {
 }
 
 Var dt_bias(const Init& init, const std::string& name, std::int64_t d, const MambaInit& options) {
-  const Rng rng(init.seed, stream_of(name));
+  const Rng rng(init.seed, fnv1a(name));
   const double low = std::log(options.dt_min), high = std::log(options.dt_max);
   return make(init, {d}, [&](std::int64_t i) {
     const double dt =
