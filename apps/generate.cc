@@ -1,7 +1,9 @@
 // `coluber generate`: goes on with prompts, one token after another.
 #include "coluber/generate.h"
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 
 #include "apps/cli.h"
@@ -9,7 +11,7 @@
 #include "apps/model_files.h"
 #include "apps/terminal.h"
 #include "core/check.h"
-#include "text/utf8.h"
+#include "core/utf8.h"
 
 namespace coluber::apps {
 namespace {
@@ -103,6 +105,9 @@ class Output {
       print_text(piece.text);
       if (piece.last) print_line("");
       if (piece.last || !piece.text.empty()) std::fflush(stdout);
+      if (std::ferror(stdout) != 0) {  // a full disk: nobody reads what would follow
+        refuse(ErrorCode::kIo, "generate", join("cannot write to standard output: ", std::strerror(errno)));
+      }
       return;
     }
     texts_[piece.prompt] += piece.text;

@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "core/content.h"
+#include "core/utf8.h"
 
 namespace coluber {
 namespace {
@@ -130,7 +131,7 @@ class Machine {
     push(value);
   }
   void push_string(std::string_view text) {
-    if (!is_utf8(text)) refuse_pickle("strings in UTF-8", printable(text));
+    if (!is_valid_utf8(text)) refuse_pickle("strings in UTF-8", printable(text));
     PickleValue value;
     value.kind = Kind::kString;
     value.text = text;

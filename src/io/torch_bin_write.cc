@@ -9,6 +9,7 @@
 #include "core/atomic_file.h"
 #include "core/check.h"
 #include "core/content.h"
+#include "core/utf8.h"
 #include "io/torch_bin.h"
 #include "io/zip_writer.h"
 
@@ -124,7 +125,7 @@ Plan plan(const TensorMap& tensors) {
   pickle.op('(');
   for (const auto& [name, tensor] : tensors) {
     if (!tensor.defined()) refuse_value(ErrorCode::kInvalidArgument, kOp, "tensor " + name, "values", "an absent one");
-    if (!is_utf8(name)) refuse_value(ErrorCode::kInvalidArgument, kOp, "name", "UTF-8", printable(name));
+    if (!is_valid_utf8(name)) refuse_value(ErrorCode::kInvalidArgument, kOp, "name", "UTF-8", printable(name));
     std::size_t index = result.storages.size();
     if (tensor.is_contiguous() && tensor.numel() > 0) {
       index = known.emplace(std::tuple(tensor.raw(), tensor.dtype(), tensor.numel()), index).first->second;

@@ -2,8 +2,8 @@
 
 #include "core/check.h"
 #include "core/hash.h"
+#include "core/utf8.h"
 #include "text/tokenizer_parts.h"
-#include "text/utf8.h"
 
 namespace coluber {
 namespace {

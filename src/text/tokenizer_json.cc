@@ -5,10 +5,10 @@
 
 #include "core/check.h"
 #include "core/content.h"
+#include "core/utf8.h"
 #include "text/bpe_encoder.h"
 #include "text/byte_level.h"
 #include "text/token_decoder.h"
-#include "text/utf8.h"
 
 namespace coluber {
 namespace {

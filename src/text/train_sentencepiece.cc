@@ -1,8 +1,8 @@
 #include "core/check.h"
 #include "core/content.h"
+#include "core/utf8.h"
 #include "text/sentencepiece_model.h"
 #include "text/train_tokenizer.h"
-#include "text/utf8.h"
 
 #ifdef COLUBER_HAS_SENTENCEPIECE
 

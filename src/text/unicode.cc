@@ -8,7 +8,7 @@
 #include <memory>
 
 #include "core/check.h"
-#include "text/utf8.h"
+#include "core/utf8.h"
 
 namespace coluber {
 namespace {

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "core/utf8.h"
 #include "text/byte_level.h"
-#include "text/utf8.h"
 
 namespace coluber {
 namespace {

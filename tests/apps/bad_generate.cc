@@ -22,7 +22,7 @@ std::vector<BadInput> bad_generate(const World& world) {
     return more;
   };
   coluber(base({"--prompt", "abc", "--state-out", world / "good.state"}));
-  const std::string bytes = read_file(world / "good.state");
+  const std::string bytes = read_bytes(world / "good.state");
   EXPECT_GT(bytes.size(), 1000u);
   world.file("cut.state", bytes.substr(0, bytes.size() / 2));
   byte_model([](ModelConfig& config) { config.mixer.d_state = 8; }).make_state(1).save(other);

@@ -22,19 +22,19 @@ std::string with_tensors(const World& world, const std::string& name, const std:
 
 std::string with_config(const World& world, const std::string& name, const std::string& from, const std::string& to) {
   const std::string folder = world.copy(name), path = folder + "/config.json";
-  std::string text = read_file(path);
+  std::string text = read_bytes(path);
   const std::size_t at = text.find(from);
   EXPECT_NE(at, std::string::npos) << from << " in " << text;
   if (at != std::string::npos) text.replace(at, from.size(), to);
-  write_file(path, text);
+  write_bytes(path, text);
   return folder;
 }
 
 std::string with_weights(const World& world, const std::string& name, const std::function<void(std::string&)>& change) {
   const std::string folder = world.copy(name), path = folder + "/model.safetensors";
-  std::string bytes = read_file(path);
+  std::string bytes = read_bytes(path);
   change(bytes);
-  write_file(path, bytes);
+  write_bytes(path, bytes);
   return folder;
 }
 

@@ -173,7 +173,7 @@ TEST_F(Program, ConvertsThereAndBack) {
     EXPECT_EQ(outcome.out + outcome.err, "");
   }
   EXPECT_TRUE(std::filesystem::exists(bin + "/pytorch_model.bin"));
-  EXPECT_EQ(read_file(half + "/tokenizer_config.json"), "{}");
+  EXPECT_EQ(read_bytes(half + "/tokenizer_config.json"), "{}");
   const Parameters before = byte_model().parameters(), after = Model::load(bin).parameters();
   ASSERT_EQ(before.size(), after.size());
   for (std::size_t i = 0; i < before.size(); ++i) {
@@ -194,7 +194,7 @@ TEST_F(Program, ForceReplacesAModelAndLeavesOtherFiles) {
   EXPECT_TRUE(std::filesystem::exists(out + "/pytorch_model.bin"));
   EXPECT_EQ(coluber({"convert", "--model", world_.model(), "--out", out, "--force"}).code, 0);
   EXPECT_FALSE(std::filesystem::exists(out + "/pytorch_model.bin"));
-  EXPECT_EQ(read_file(out + "/README"), "mine");
+  EXPECT_EQ(read_bytes(out + "/README"), "mine");
   EXPECT_EQ(Model::load(out).num_parameters(), byte_model().num_parameters());
 }
 

@@ -13,7 +13,7 @@ class Train : public ::testing::Test {
   Train() {
     std::string text;
     for (int i = 0; i < 400; ++i) text += World::kText;
-    write_file(data_, text);
+    write_bytes(data_, text);
   }
   std::vector<std::string> small(const std::string& out, std::vector<std::string> more) const {
     std::vector<std::string> arguments = {
@@ -27,8 +27,8 @@ class Train : public ::testing::Test {
     std::string command = "timeout --preserve-status -s " + signal + " 1.5 " + shell_quoted(COLUBER_PROGRAM);
     for (const std::string& argument : arguments) command += " " + shell_quoted(argument);
     const int status = std::system((command + " >" + (folder_ / "stdout") + " 2>" + (folder_ / "stderr")).c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_file(folder_ / "stdout"),
-            read_file(folder_ / "stderr")};
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_bytes(folder_ / "stdout"),
+            read_bytes(folder_ / "stderr")};
   }
 
   TemporaryFolder folder_;
@@ -36,7 +36,7 @@ class Train : public ::testing::Test {
 };
 
 std::string newest_model(const std::string& out) {
-  return read_file(newest_checkpoint(out) + "/model.safetensors");
+  return read_bytes(newest_checkpoint(out) + "/model.safetensors");
 }
 
 TEST_F(Train, LeavesAModelThatGeneratesAndIsEvaluated) {
@@ -111,7 +111,7 @@ TEST_F(Train, AFullDiskEndsInASentenceAndKeepsTheLastCheckpoint) {
                               " --max-steps 6 >/dev/null 2>" + (folder_ / "stderr");
   const int status = std::system(("bash -c " + shell_quoted(command)).c_str());
   EXPECT_EQ(WEXITSTATUS(status), 1);
-  EXPECT_EQ(read_file(folder_ / "stderr").rfind("coluber: ", 0), 0u) << read_file(folder_ / "stderr");
+  EXPECT_EQ(read_bytes(folder_ / "stderr").rfind("coluber: ", 0), 0u) << read_bytes(folder_ / "stderr");
   EXPECT_EQ(newest_checkpoint(out), out + "/checkpoints/step-2");
   EXPECT_EQ(newest_model(out), before);
 }

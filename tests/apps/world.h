@@ -25,7 +25,7 @@ class World {
  public:
   World() {
     byte_model().save(model());
-    write_file(text(), kText);
+    write_bytes(text(), kText);
   }
   std::string operator/(const std::string& name) const { return folder_ / name; }
   std::string model() const { return folder_ / "model"; }
@@ -37,7 +37,7 @@ class World {
     return folder_ / name;
   }
   std::string file(const std::string& name, const std::string& content) const {
-    write_file(folder_ / name, content);
+    write_bytes(folder_ / name, content);
     return folder_ / name;
   }
 

@@ -4,9 +4,9 @@
 #include <map>
 
 #include "coluber/tokenizer.h"
+#include "core/utf8.h"
 #include "tests/generate/small_model.h"
 #include "tests/support/tensors.h"
-#include "text/utf8.h"
 
 namespace coluber::testing {
 namespace {

@@ -4,7 +4,7 @@
 #include "core/check.h"
 #include "io/safetensors.h"
 #include "tests/generate/small_model.h"
-#include "tests/io/files.h"
+#include "tests/support/files.h"
 #include "tests/support/golden_file.h"
 #include "tests/support/tensors.h"
 

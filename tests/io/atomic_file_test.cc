@@ -6,8 +6,8 @@
 #include "coluber/error.h"
 #include "io/safetensors.h"
 #include "io/torch_bin.h"
-#include "tests/io/files.h"
 #include "tests/support/file_size_limit.h"
+#include "tests/support/files.h"
 #include "tests/support/tensors.h"
 
 namespace coluber::testing {

@@ -1,6 +1,6 @@
 // Every published-style checkpoint of the goldens, opened.
 #include "io/model_dir.h"
-#include "tests/io/files.h"
+#include "tests/support/files.h"
 #include "tests/support/tensors.h"
 
 namespace coluber::testing {

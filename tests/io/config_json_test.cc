@@ -2,7 +2,7 @@
 #include <nlohmann/json.hpp>
 
 #include "io/model_dir.h"
-#include "tests/io/files.h"
+#include "tests/support/files.h"
 #include "tests/support/tensors.h"
 
 namespace coluber::testing {

@@ -2,8 +2,8 @@
 
 #include <cmath>
 
-#include "tests/io/files.h"
-#include "tests/io/refusals.h"
+#include "tests/support/files.h"
+#include "tests/support/refusals.h"
 
 namespace coluber::testing {
 namespace {

@@ -1,8 +1,8 @@
 #include <sys/stat.h>
 
 #include "core/mapped_file.h"
-#include "tests/io/files.h"
-#include "tests/io/refusals.h"
+#include "tests/support/files.h"
+#include "tests/support/refusals.h"
 
 namespace coluber::testing {
 namespace {

@@ -5,8 +5,8 @@
 
 #include "io/safetensors.h"
 #include "io/torch_bin.h"
-#include "tests/io/files.h"
-#include "tests/io/refusals.h"
+#include "tests/support/files.h"
+#include "tests/support/refusals.h"
 #include "tests/support/tensors.h"
 
 namespace coluber::testing {

@@ -3,8 +3,8 @@
 #include <span>
 
 #include "core/json.h"
-#include "tests/io/files.h"
-#include "tests/io/refusals.h"
+#include "tests/support/files.h"
+#include "tests/support/refusals.h"
 #include "tests/support/tensors.h"
 
 namespace coluber::testing {

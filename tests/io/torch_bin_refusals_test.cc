@@ -1,7 +1,7 @@
 // Bad .bin files: hostile pickles, archives that lie, cut ones.
 #include "io/torch_bin.h"
-#include "tests/io/refusals.h"
 #include "tests/io/torch_files.h"
+#include "tests/support/refusals.h"
 
 namespace coluber::testing {
 namespace {

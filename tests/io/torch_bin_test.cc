@@ -2,9 +2,9 @@
 
 #include "io/crc32.h"
 #include "io/zip_reader.h"
-#include "tests/io/files.h"
-#include "tests/io/refusals.h"
 #include "tests/io/torch_files.h"
+#include "tests/support/files.h"
+#include "tests/support/refusals.h"
 #include "tests/support/tensors.h"
 
 namespace coluber::testing {

@@ -9,7 +9,7 @@
 
 #include "io/torch_bin.h"
 #include "io/zip_writer.h"
-#include "tests/io/bytes.h"
+#include "tests/support/bytes.h"
 
 namespace coluber::testing {
 

@@ -11,7 +11,7 @@ class GradientLaws : public ::testing::Test {
  protected:
   Context ctx_{ContextOptions{2, Algorithm::kAuto}};
   Model model_ = Model::create(law_model(), 3, DType::kF64);
-  Tensor ids_ = random_ids({1, 24}, 1), targets_ = random_ids({1, 24}, 2);
+  Tensor ids_ = law_ids({1, 24}, 1), targets_ = law_ids({1, 24}, 2);
 
   // Gradients of all parameters under `pass`, which runs one tape.
   template <class Pass>
@@ -72,7 +72,7 @@ TEST_F(GradientLaws, PackedAndResetsAreSeparate) {
 }
 
 TEST_F(GradientLaws, ABatchIsTheMeanOfItsRows) {
-  const Tensor ids = random_ids({3, 8}, 1), targets = random_ids({3, 8}, 2);
+  const Tensor ids = law_ids({3, 8}, 1), targets = law_ids({3, 8}, 2);
   const auto batch =
       gradients([&](Graph& graph, Tape& tape) { tape.backward(ctx_, model_.loss(graph, ids, targets)); });
   const auto rows = gradients([&](Graph& graph, Tape& tape) {

@@ -8,8 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "coluber/model.h"
-#include "tests/support/tensors.h"
+#include "tests/support/models.h"
 
 namespace coluber::testing {
 
@@ -24,14 +23,8 @@ inline ModelConfig law_model() {
   return config;
 }
 
-inline Tensor random_ids(const Shape& shape, std::uint64_t seed, std::int64_t vocab_size = 101) {
-  const Tensor ids = Tensor::empty(shape, DType::kI32);
-  const Rng rng(seed, 0);
-  for (std::int64_t i = 0; i < ids.numel(); ++i) {
-    ids.data<std::int32_t>()[i] =
-        static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(vocab_size)));
-  }
-  return ids;
+inline Tensor law_ids(const Shape& shape, std::uint64_t seed) {
+  return random_ids(shape, law_model().vocab_size, seed);
 }
 
 inline Tensor tokens(const Tensor& ids, std::int64_t begin, std::int64_t end) {

@@ -29,7 +29,7 @@ std::vector<Tensor> train(const Types& types, int threads) {
     Sequences sequences;
     sequences.resets = Tensor::zeros({3, 57}, DType::kU8);
     sequences.resets.set({1, 20}, 1);
-    const Var loss = model.loss(graph, random_ids({3, 57}, seed), random_ids({3, 57}, 10 + seed), sequences);
+    const Var loss = model.loss(graph, law_ids({3, 57}, seed), law_ids({3, 57}, 10 + seed), sequences);
     left.push_back(loss.value());
     tape.backward(ctx, loss);
     double norm = 0;
@@ -56,8 +56,8 @@ std::vector<Tensor> infer(const Types& types, int threads) {
   ForwardOptions options;
   options.state = &state;
   options.compute = types.compute;
-  std::vector<Tensor> left = {model.forward(ctx, random_ids({2, 70}, 1), options)};
-  for (std::uint64_t t = 0; t < 3; ++t) left.push_back(model.step(ctx, random_ids({2}, 30 + t), state));
+  std::vector<Tensor> left = {model.forward(ctx, law_ids({2, 70}, 1), options)};
+  for (std::uint64_t t = 0; t < 3; ++t) left.push_back(model.step(ctx, law_ids({2}, 30 + t), state));
   for (std::size_t i = 0; i < state.num_layers(); ++i) {
     left.push_back(state.layer(i).conv);
     left.push_back(state.layer(i).ssm);
@@ -99,7 +99,7 @@ TEST(SameBits, ResidualInFp32MattersForBf16ProductsAlone) {
   narrow.residual_in_fp32 = false;
   const Model a = Model::create(law_model(), 3), b = Model::create(narrow, 3);
   Context ctx(ContextOptions{1, Algorithm::kAuto});
-  const Tensor ids = random_ids({2, 9}, 1);
+  const Tensor ids = law_ids({2, 9}, 1);
   EXPECT_TRUE(same_bits(a.forward(ctx, ids), b.forward(ctx, ids)));
   ForwardOptions options;
   options.compute = DType::kBF16;

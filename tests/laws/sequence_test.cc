@@ -59,7 +59,7 @@ class SequenceLaws : public ::testing::TestWithParam<Arithmetic> {
 
 TEST_P(SequenceLaws, AnySplitIsTheWhole) {
   for (const std::int64_t b : {1, 3}) {
-    const Tensor ids = random_ids({b, kLength}, 1);
+    const Tensor ids = law_ids({b, kLength}, 1);
     const double allowed = exact() ? 0 : bound(ids);
     const Reading whole = read(ctx_, model_, ids, {kLength});
     expect_equal(read(ctx_, model_, ids, every_token(kLength), true), whole, allowed, "steps");
@@ -74,7 +74,7 @@ TEST_P(SequenceLaws, AnySplitIsTheWhole) {
 
 TEST_P(SequenceLaws, ShortChunksAreStepsToTheBit) {
   for (const std::int64_t b : {1, 2}) {
-    const Tensor ids = random_ids({b, kLength}, 1);
+    const Tensor ids = law_ids({b, kLength}, 1);
     const Reading steps = read(ctx_, model_, ids, every_token(kLength), true);
     for (std::int64_t chunk = 1; chunk * b <= kSkinnyRows; ++chunk) {
       std::vector<std::int64_t> ends;
@@ -88,7 +88,7 @@ TEST_P(SequenceLaws, ShortChunksAreStepsToTheBit) {
 // Rows of a batch do not hear of each other; decoding them together gives the bits of decoding each alone.
 TEST_P(SequenceLaws, ARowDoesNotDependOnItsBatch) {
   const std::int64_t b = kSkinnyRows, l = 12;
-  const Tensor ids = random_ids({b, l}, 1);
+  const Tensor ids = law_ids({b, l}, 1);
   const Reading together = read(ctx_, model_, ids, every_token(l), true), prefill = read(ctx_, model_, ids, {l});
   for (std::int64_t row = 0; row < b; row += 3) {
     const Tensor one = ids.slice(0, row, row + 1).contiguous();
@@ -101,7 +101,7 @@ TEST_P(SequenceLaws, ARowDoesNotDependOnItsBatch) {
 }
 
 TEST_P(SequenceLaws, TheFutureDoesNotReachThePast) {
-  const Tensor ids = random_ids({2, kLength}, 1), logits = model_.forward(ctx_, ids);
+  const Tensor ids = law_ids({2, kLength}, 1), logits = model_.forward(ctx_, ids);
   for (const std::int64_t t : {0, 7, 23, 39}) {
     const Tensor changed = ids.clone();
     changed.set({1, t}, static_cast<double>((static_cast<std::int64_t>(ids.at({1, t})) + 1) % 101));
@@ -113,7 +113,7 @@ TEST_P(SequenceLaws, TheFutureDoesNotReachThePast) {
 }
 
 TEST_P(SequenceLaws, ForksAreIndependentAndRollbackIsExact) {
-  const Tensor ids = random_ids({1, 20}, 1), next = random_ids({1, 11}, 2);
+  const Tensor ids = law_ids({1, 20}, 1), next = law_ids({1, 11}, 2);
   State state = model_.make_state(1);
   ForwardOptions options;
   options.state = &state;
@@ -122,7 +122,7 @@ TEST_P(SequenceLaws, ForksAreIndependentAndRollbackIsExact) {
   const Tensor first = model_.forward(ctx_, next, options);
   const State after = state;
   State fork = before;
-  for (std::int64_t t = 0; t < 11; ++t) model_.step(ctx_, random_ids({1}, 50 + static_cast<std::uint64_t>(t)), fork);
+  for (std::int64_t t = 0; t < 11; ++t) model_.step(ctx_, law_ids({1}, 50 + static_cast<std::uint64_t>(t)), fork);
   EXPECT_TRUE(state.equals(after));
   state = before;
   EXPECT_TRUE(same_bits(model_.forward(ctx_, next, options), first));
@@ -132,7 +132,7 @@ TEST_P(SequenceLaws, ForksAreIndependentAndRollbackIsExact) {
 // Three sequences in one row, each with the state of its own beginning, against each alone.
 TEST_P(SequenceLaws, PackedIsSeparate) {
   const std::vector<std::int32_t> borders = {0, 13, 14, 40};
-  const Tensor ids = random_ids({1, 40}, 1), earlier = random_ids({3, 6}, 2);
+  const Tensor ids = law_ids({1, 40}, 1), earlier = law_ids({3, 6}, 2);
   State states = model_.make_state(3);
   ForwardOptions options;
   options.state = &states;
@@ -153,7 +153,7 @@ TEST_P(SequenceLaws, PackedIsSeparate) {
 }
 
 TEST_P(SequenceLaws, AResetIsABeginning) {
-  const Tensor ids = random_ids({2, 40}, 1);
+  const Tensor ids = law_ids({2, 40}, 1);
   ForwardOptions options;
   options.sequences.resets = Tensor::zeros({2, 40}, DType::kU8);
   options.sequences.resets.set({0, 17}, 1);

@@ -2,8 +2,8 @@
 #include <functional>
 
 #include "io/safetensors.h"
-#include "tests/io/refusals.h"
 #include "tests/models/models.h"
+#include "tests/support/refusals.h"
 
 namespace coluber::testing {
 namespace {

@@ -10,7 +10,7 @@
 
 #include "io/safetensors.h"
 #include "selftest/selftest.h"
-#include "tests/io/files.h"
+#include "tests/support/files.h"
 
 namespace coluber::testing {
 

@@ -5,8 +5,8 @@
 
 #include <filesystem>
 
-#include "tests/io/files.h"
-#include "tests/io/refusals.h"
+#include "tests/support/files.h"
+#include "tests/support/refusals.h"
 
 namespace coluber::testing {
 namespace {

@@ -5,7 +5,7 @@
 
 #include "core/json.h"
 #include "core/rng.h"
-#include "tests/io/files.h"
+#include "tests/support/files.h"
 #include "tests/text/tokenizers.h"
 
 namespace coluber::testing {

@@ -7,9 +7,9 @@
 #include <numeric>
 #include <set>
 
-#include "tests/io/refusals.h"
+#include "tests/support/refusals.h"
 #include "tests/support/tensors.h"
-#include "tests/text/token_files.h"
+#include "tests/support/token_files.h"
 
 namespace coluber::testing {
 namespace {

@@ -6,8 +6,8 @@
 #include <filesystem>
 #include <limits>
 
-#include "tests/io/refusals.h"
-#include "tests/text/token_files.h"
+#include "tests/support/refusals.h"
+#include "tests/support/token_files.h"
 #include "text/token_file.h"
 
 namespace coluber::testing {

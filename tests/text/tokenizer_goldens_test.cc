@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/io/files.h"
+#include "tests/support/files.h"
 #include "tests/text/tokenizers.h"
 
 namespace coluber::testing {

@@ -1,8 +1,8 @@
 // Files that are no tokenizers: one sentence each, which names the file and what is wrong.
 #include <gtest/gtest.h>
 
-#include "tests/io/files.h"
-#include "tests/io/refusals.h"
+#include "tests/support/files.h"
+#include "tests/support/refusals.h"
 #include "tests/text/tokenizer_json.h"
 #include "tests/text/tokenizers.h"
 

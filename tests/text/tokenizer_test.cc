@@ -4,10 +4,10 @@
 #include <gtest/gtest.h>
 
 #include "core/rng.h"
-#include "tests/io/files.h"
+#include "core/utf8.h"
+#include "tests/support/files.h"
 #include "tests/text/tokenizer_json.h"
 #include "tests/text/tokenizers.h"
-#include "text/utf8.h"
 
 namespace coluber::testing {
 namespace {

@@ -8,8 +8,8 @@
 
 #include "core/json.h"
 #include "core/rng.h"
-#include "tests/io/files.h"
-#include "tests/io/refusals.h"
+#include "tests/support/files.h"
+#include "tests/support/refusals.h"
 
 namespace coluber::testing {
 namespace {

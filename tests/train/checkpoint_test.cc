@@ -44,7 +44,7 @@ std::vector<std::string> timeless_rows(const std::string& path) {
 
 TEST(Checkpoint, ResumedTrainingEndsWithTheSameBits) {
   for (const std::int64_t accum : {1, 2}) {
-    const Folder whole, parts;
+    const TemporaryFolder whole, parts;
     const Model uninterrupted = train(whole.path(), 20, 0, {}, accum);
     train(parts.path(), 20, 10, {}, accum);
     const std::string checkpoint = newest_checkpoint(parts.path());
@@ -52,8 +52,8 @@ TEST(Checkpoint, ResumedTrainingEndsWithTheSameBits) {
     const Model resumed = train(parts.path(), 20, 0, checkpoint, accum);
     expect_same_parameters(uninterrupted, resumed);
     for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
-      EXPECT_EQ(read_file(whole / ("checkpoints/step-20/" + std::string(file))),
-                read_file(parts / ("checkpoints/step-20/" + std::string(file))))
+      EXPECT_EQ(read_bytes(whole / ("checkpoints/step-20/" + std::string(file))),
+                read_bytes(parts / ("checkpoints/step-20/" + std::string(file))))
           << file;
     }
     EXPECT_EQ(timeless_rows(whole / "metrics.jsonl"), timeless_rows(parts / "metrics.jsonl"));
@@ -61,7 +61,7 @@ TEST(Checkpoint, ResumedTrainingEndsWithTheSameBits) {
 }
 
 TEST(Checkpoint, IsAModelFolderWithEverythingBeside) {
-  const Folder folder;
+  const TemporaryFolder folder;
   const Model model = train(folder.path(), 4, 0);
   const std::string checkpoint = folder / "checkpoints/step-4";
   for (const char* file :
@@ -83,7 +83,7 @@ TEST(Checkpoint, IsAModelFolderWithEverythingBeside) {
 }
 
 TEST(Checkpoint, KeepsTheNewest) {
-  const Folder folder;
+  const TemporaryFolder folder;
   train(folder.path(), 10, 0, {}, 1, 2, 3);
   std::vector<std::int64_t> steps;
   for (const auto& [step, path] : list_checkpoints(folder.path())) steps.push_back(step);
@@ -93,10 +93,10 @@ TEST(Checkpoint, KeepsTheNewest) {
 TEST(Checkpoint, ACutOrAlteredOneIsRefusedNamingTheOneBefore) {
   for (const char* file : {"model.safetensors", "optimizer.safetensors", "trainer.json", "config.json"}) {
     for (const bool cut : {true, false}) {
-      const Folder folder;
+      const TemporaryFolder folder;
       train(folder.path(), 4, 0, {}, 1, 2);
       const std::string path = folder / ("checkpoints/step-4/" + std::string(file));
-      std::string bytes = read_file(path);
+      std::string bytes = read_bytes(path);
       if (cut)
         bytes.resize(bytes.size() / 2);
       else
@@ -110,7 +110,7 @@ TEST(Checkpoint, ACutOrAlteredOneIsRefusedNamingTheOneBefore) {
 }
 
 TEST(Checkpoint, AMissingFileIsRefused) {
-  const Folder folder;
+  const TemporaryFolder folder;
   train(folder.path(), 2, 0);
   fs::remove(folder / "checkpoints/step-2/optimizer.safetensors");
   const std::string sentence = refusal(ErrorCode::kCorruptFile, [&] { newest_checkpoint(folder.path()); });
@@ -118,7 +118,7 @@ TEST(Checkpoint, AMissingFileIsRefused) {
 }
 
 TEST(Checkpoint, OfAnotherModelIsRefused) {
-  const Folder folder;
+  const TemporaryFolder folder;
   train(folder.path(), 2, 0);
   Context ctx({.num_threads = 1});
   ModelConfig config = small_config();
@@ -130,7 +130,7 @@ TEST(Checkpoint, OfAnotherModelIsRefused) {
 }
 
 TEST(Checkpoint, WithOtherSeedOrAccumulationIsRefused) {
-  const Folder folder;
+  const TemporaryFolder folder;
   train(folder.path(), 2, 0);
   Context ctx({.num_threads = 1});
   TrainOptions options = small_options(4);
@@ -147,25 +147,25 @@ TEST(Checkpoint, WithOtherSeedOrAccumulationIsRefused) {
 }
 
 TEST(Checkpoint, ANewTrainingDoesNotWriteOverAnOldOne) {
-  const Folder folder;
+  const TemporaryFolder folder;
   train(folder.path(), 2, 0);
-  const std::string before = read_file(folder / "checkpoints/step-2/model.safetensors");
+  const std::string before = read_bytes(folder / "checkpoints/step-2/model.safetensors");
   const std::string sentence = refusal(ErrorCode::kInvalidArgument, [&] { train(folder.path(), 3, 0); });
   EXPECT_NE(sentence.find("checkpoints/step-2"), std::string::npos) << sentence;
-  EXPECT_EQ(read_file(folder / "checkpoints/step-2/model.safetensors"), before);
+  EXPECT_EQ(read_bytes(folder / "checkpoints/step-2/model.safetensors"), before);
 }
 
 TEST(Checkpoint, ATrainingDoesNotWriteOverAModel) {
-  const Folder folder;
+  const TemporaryFolder folder;
   Model::create(small_config(), 1).save(folder.path());
-  const std::string before = read_file(folder / "model.safetensors");
+  const std::string before = read_bytes(folder / "model.safetensors");
   const std::string sentence = refusal(ErrorCode::kInvalidArgument, [&] { train(folder.path(), 3, 0); });
   EXPECT_NE(sentence.find(folder / "config.json"), std::string::npos) << sentence;
-  EXPECT_EQ(read_file(folder / "model.safetensors"), before);
+  EXPECT_EQ(read_bytes(folder / "model.safetensors"), before);
 }
 
 TEST(Checkpoint, WhatAKilledRunLeftHalfWrittenGoes) {
-  const Folder folder;
+  const TemporaryFolder folder;
   fs::create_directories(folder / "checkpoints/.step-7.new");
   std::ofstream(folder / "checkpoints/.step-7.new/model.safetensors") << "half";
   train(folder.path(), 2, 0);
@@ -174,7 +174,7 @@ TEST(Checkpoint, WhatAKilledRunLeftHalfWrittenGoes) {
 }
 
 TEST(Checkpoint, AFullDiskStopsTrainingAndLeavesTheOneBefore) {
-  const Folder folder;
+  const TemporaryFolder folder;
   Context ctx({.num_threads = 1});
   const Model model = Model::create(small_config(), 1);
   TrainOptions options = small_options(4, folder.path());
@@ -191,7 +191,7 @@ TEST(Checkpoint, AFullDiskStopsTrainingAndLeavesTheOneBefore) {
 }
 
 TEST(Checkpoint, ResumingFromAnEarlierOneSetsLaterOnesAside) {
-  const Folder folder;
+  const TemporaryFolder folder;
   train(folder.path(), 6, 0, {}, 1, 2);
   train(folder.path(), 4, 3, folder / "checkpoints/step-2");
   EXPECT_EQ(newest_checkpoint(folder.path()), folder / "checkpoints/step-3");
@@ -199,14 +199,14 @@ TEST(Checkpoint, ResumingFromAnEarlierOneSetsLaterOnesAside) {
 }
 
 TEST(Checkpoint, NoneIsRefused) {
-  const Folder folder;
+  const TemporaryFolder folder;
   EXPECT_NE(refusal(ErrorCode::kNotFound, [&] { newest_checkpoint(folder.path()); }).find("none"), std::string::npos);
   EXPECT_NE(refusal(ErrorCode::kNotFound, [&] { checkpoint_settings(folder.path()); }).find("trainer.json"),
             std::string::npos);
 }
 
 TEST(Checkpoint, LeavesNothingWhenItCannotBeWritten) {
-  const Folder folder;
+  const TemporaryFolder folder;
   Context ctx({.num_threads = 1});
   const Model model = Model::create(small_config(), 1);
   const AdamW optimizer(model.parameters(), {});

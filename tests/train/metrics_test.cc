@@ -15,7 +15,7 @@ StepReport step_report(std::int64_t step) {
 }
 
 TEST(Metrics, AreCutWhereACheckpointWasWrittenAndReadBack) {
-  const Folder folder;
+  const TemporaryFolder folder;
   const std::string path = folder / "metrics.jsonl";
   std::int64_t bytes = 0;
   {
@@ -34,14 +34,14 @@ TEST(Metrics, AreCutWhereACheckpointWasWrittenAndReadBack) {
   EXPECT_EQ(history.train[1].loss, 2.5);
   ASSERT_EQ(history.heldout.size(), 1u);
   EXPECT_EQ(history.heldout[0].loss, 3);
-  const std::string text = read_file(path);
+  const std::string text = read_bytes(path);
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 4);
   EXPECT_EQ(static_cast<std::int64_t>(text.size()), metrics.size_bytes());
   EXPECT_NE(text.find("{\"step\":4,\"loss\":1.25"), std::string::npos);
 }
 
 TEST(Metrics, StartAnewWithoutTheFileOfBefore) {
-  const Folder folder;
+  const TemporaryFolder folder;
   MetricsHistory history;
   MetricsFile metrics(folder / "metrics.jsonl", 1000, &history);
   EXPECT_TRUE(history.train.empty());

@@ -136,7 +136,7 @@ TEST(Trainer, EndsInTimeAndItsScheduleWithIt) {
 }
 
 TEST(Trainer, StopsOnNaNAndNamesStepAndCheckpoint) {
-  const Folder folder;
+  const TemporaryFolder folder;
   Context ctx({.num_threads = 1});
   const Model model = Model::create(small_config(), 1);
   TrainOptions options = small_options(10, folder.path());
@@ -153,7 +153,7 @@ TEST(Trainer, StopsOnNaNAndNamesStepAndCheckpoint) {
 }
 
 TEST(Trainer, StopsOnAHeldOutLossThatIsNotFinite) {
-  const Folder folder;
+  const TemporaryFolder folder;
   Context ctx({.num_threads = 1});
   const Model model = Model::create(small_config(), 1);
   TrainOptions options = small_options(3, folder.path());
@@ -168,7 +168,7 @@ TEST(Trainer, StopsOnAHeldOutLossThatIsNotFinite) {
 }
 
 TEST(Trainer, SavesNoParametersThatAreNotFinite) {
-  const Folder folder;
+  const TemporaryFolder folder;
   Context ctx({.num_threads = 1});
   const Model model = Model::create(small_config(), 1);
   Trainer trainer(ctx, model, small_batches(), small_options(3, folder.path()), small_heldout());

@@ -3,14 +3,12 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <string>
 
 #include "coluber/train.h"
 #include "core/rng.h"
+#include "tests/support/files.h"
+#include "tests/support/models.h"
 
 namespace coluber::testing {
 
@@ -56,44 +54,6 @@ inline Batches small_batches() {
 }
 inline Batches small_heldout() {
   return [](std::int64_t index) { return small_batch(1'000'000 + index); };
-}
-
-inline bool same_bits(const Tensor& a, const Tensor& b) {
-  return a.dtype() == b.dtype() && a.shape() == b.shape() &&
-         std::memcmp(a.contiguous().raw(), b.contiguous().raw(), static_cast<std::size_t>(a.size_bytes())) == 0;
-}
-
-inline void expect_same_parameters(const Model& a, const Model& b) {
-  const Parameters pa = a.parameters(), pb = b.parameters();
-  ASSERT_EQ(pa.size(), pb.size());
-  for (std::size_t i = 0; i < pa.size(); ++i) {
-    EXPECT_TRUE(same_bits(pa[i].var.value(), pb[i].var.value())) << pa[i].name;
-  }
-}
-
-// A folder that goes with the test.
-class Folder {
- public:
-  Folder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "coluber_train_XXXXXX").string();
-    path_ = mkdtemp(pattern.data());
-  }
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  const std::string& path() const { return path_; }
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
-
-inline std::string read_file(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  return std::string((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
 }
 
 // The sentence that `work` is refused with.

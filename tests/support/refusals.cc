@@ -1,5 +1,5 @@
 // The one test behind all tables of bad input.
-#include "tests/io/refusals.h"
+#include "tests/support/refusals.h"
 
 namespace coluber::testing {
 

@@ -1,4 +1,4 @@
-// Files and folders for tests of file formats.
+// Files and folders for tests.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -13,7 +13,7 @@
 #include <string_view>
 
 #include "core/check.h"
-#include "tests/io/bytes.h"
+#include "tests/support/bytes.h"
 
 namespace coluber::testing {
 
@@ -23,7 +23,7 @@ class TemporaryFolder {
   TemporaryFolder() {
     static std::atomic<int> counter{0};
     path_ = std::filesystem::temp_directory_path() /
-            join("coluber-io-", static_cast<long>(::getpid()), "-", counter.fetch_add(1));
+            join("coluber-test-", static_cast<long>(::getpid()), "-", counter.fetch_add(1));
     std::filesystem::create_directories(path_);
   }
   ~TemporaryFolder() {

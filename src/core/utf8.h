@@ -23,7 +23,7 @@ struct Utf8Char {
 Utf8Char decode_utf8(std::string_view text, std::size_t at);
 
 void append_utf8(std::string& out, char32_t code);
-bool is_valid_utf8(std::string_view text);
+bool is_valid_utf8(std::string_view text);  // no overlong forms, no surrogates, nothing above U+10FFFF
 
 // Every ill-formed part as U+FFFD.
 std::string repair_utf8(std::string_view text);

@@ -1,8 +1,8 @@
-#include "text/utf8.h"
+#include "core/utf8.h"
 
 #include <gtest/gtest.h>
 
-#include "text/unicode.h"
+#include <string>
 
 namespace coluber::testing {
 namespace {
@@ -72,30 +72,17 @@ TEST(Utf8, DrainShowsASurrogateWhenItIsWhole) {
   EXPECT_EQ(out, bad(5) + "x");
 }
 
-TEST(Unicode, Classes) {
-  for (const char32_t space : {0x09, 0x0B, 0x20, 0x85, 0xA0, 0x1680, 0x2028, 0x202F, 0x3000})
-    EXPECT_EQ(char_class(space), CharClass::kSpace) << static_cast<unsigned>(space);
-  for (const char32_t other : {0x1C, 0x200B, 0x180E, 0xFEFF, 0x300})
-    EXPECT_EQ(char_class(other), CharClass::kOther) << static_cast<unsigned>(other);
-  for (const char32_t number : {0x30, 0xB2, 0xBD, 0x663, 0x216B, 0x2460})
-    EXPECT_EQ(char_class(number), CharClass::kNumber) << static_cast<unsigned>(number);
-  for (const char32_t letter : {0x61, 0xAA, 0x2B0, 0x4E00, 0x20000})
-    EXPECT_EQ(char_class(letter), CharClass::kLetter) << static_cast<unsigned>(letter);
-  EXPECT_TRUE(is_punctuation('$') && is_punctuation(0xBF) && is_punctuation(0x3001));
-  EXPECT_FALSE(is_punctuation(0x20AC) || is_punctuation('a'));
-}
-
-TEST(Unicode, NormalForms) {
-  EXPECT_EQ(normalize("e\xCC\x81\xEF\xAC\x81", NormalForm::kNfc), "\xC3\xA9\xEF\xAC\x81");
-  EXPECT_EQ(normalize("e\xCC\x81\xEF\xAC\x81", NormalForm::kNfkc),
-            "\xC3\xA9"
-            "fi");
-  EXPECT_EQ(normalize("\xC3\xA9\xEF\xAC\x81", NormalForm::kNfd), "e\xCC\x81\xEF\xAC\x81");
-  EXPECT_EQ(normalize("\xC3\xA9\xEF\xAC\x81", NormalForm::kNfkd),
-            "e\xCC\x81"
-            "fi");
-  EXPECT_EQ(normalize(std::string_view("a\0b\xCC\x81", 5), NormalForm::kNfc), std::string_view("a\0b\xCC\x81", 5));
-  EXPECT_EQ(lowercase("\xC3\x84\xCE\xA3I\xC4\xB0"), "\xC3\xA4\xCF\x83ii\xCC\x87");
+TEST(Utf8, ValidIsWhatNeedsNoRepair) {
+  const std::string ascii = "seventeen letters";  // more than a word of 8 bytes, and a rest
+  for (const char* good : {"", "a", "\xC2\x80", "\xDF\xBF", "\xE0\xA0\x80", "\xED\x9F\xBF", "\xEE\x80\x80",
+                           "\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF"}) {
+    EXPECT_TRUE(is_valid_utf8(ascii + good + ascii)) << good;
+  }
+  for (const char* bad_text : {"\x80", "\xC0\x80", "\xC1\xBF", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xF0\x8F\xBF\xBF",
+                               "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF"}) {
+    EXPECT_FALSE(is_valid_utf8(ascii + bad_text + ascii)) << bad_text;
+  }
+  EXPECT_FALSE(is_valid_utf8("abcdefg\xE2\x82"));  // cut
 }
 
 }  // namespace
