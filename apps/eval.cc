@@ -3,9 +3,11 @@
 // What is counted. The text becomes tokens as in training (text/tokenize.h) and is read from front to end, the state
 // carried along and reset where a document begins. `loss` is the mean over all tokens that the model predicts, the
 // end-of-text tokens included; `perplexity` is its exponential. `bits_per_byte` is the size of a lossless code for the
-// whole text, divided by the bytes of the text as it is in the file: the nats of every prediction, end-of-text tokens
-// included, and ln(vocabulary) nats, as of a uniform guess, for each token of text that opens a document with nothing
-// before it to predict it from. So no byte goes free, and two tokenizers can be compared.
+// whole text, divided by the bytes of the text as it is in the file (in JSON lines, of the texts without their
+// escapes): the nats of every prediction, end-of-text tokens included, and ln(vocabulary) nats, as of a uniform guess,
+// for each token of text that opens a document with nothing before it to predict it from. So no byte goes free, and two
+// tokenizers can be compared. The same text as a file of tokens costs the same, when the tokenizer that made it is
+// there to say which token begins a text.
 #include <cmath>
 #include <numbers>
 
@@ -34,18 +36,31 @@ struct Evaluation {
   double seconds = 0;                // of the model alone
 };
 
-// A file of tokens as it is, or text made into tokens; both mapped.
+// A file of tokens as it is. `tokenizer` becomes the one that made it; null where there is none.
+std::shared_ptr<const TokenStore> open_token_file(const Options& options, const Model& model,
+                                                  std::shared_ptr<const Tokenizer>& tokenizer) {
+  const std::string& path = options.data[0];
+  auto store = TokenStore::open(path);
+  const TokenStoreInfo& info = store->info();
+  const std::int64_t rows = model.config().padded_vocab_size();
+  if (info.vocab_size > rows) {
+    refuse_value(ErrorCode::kInvalidArgument, "eval", path, join("ids below ", rows, ", the rows of the model"),
+                 join("a vocabulary of ", info.vocab_size));
+  }
+  tokenizer = find_tokenizer(options, model);
+  if (tokenizer && info.tokenizer_fingerprint != 0 && info.tokenizer_fingerprint != tokenizer->fingerprint()) {
+    refuse_value(ErrorCode::kInvalidArgument, "eval", path,
+                 join("tokens of the model's tokenizer with ", tokenizer->vocab_size(), " pieces"),
+                 join("those of another one with ", info.vocab_size), "pack the text with the model's own");
+  }
+  return store;
+}
+
+// Text made into tokens, or tokens that are there; both mapped.
 std::shared_ptr<const TokenStore> open_tokens(const Options& options, const Model& model,
                                               std::shared_ptr<const Tokenizer>& tokenizer) {
   if (options.data.size() == 1 && TokenStore::is_token_file(options.data[0])) {
-    auto store = TokenStore::open(options.data[0]);
-    const std::int64_t rows = model.config().padded_vocab_size();
-    if (store->info().vocab_size > rows) {
-      refuse_value(ErrorCode::kInvalidArgument, "eval", options.data[0],
-                   join("ids below ", rows, ", the rows of the model"),
-                   join("a vocabulary of ", store->info().vocab_size));
-    }
-    return store;
+    return open_token_file(options, model, tokenizer);
   }
   tokenizer = load_tokenizer(options, model);
   CorpusOptions corpus_options;
@@ -95,10 +110,15 @@ Evaluation evaluate(const Options& options, const Model& model, const TokenStrea
     progress.update(read, join("loss ", evaluation.loss.mean()));
   }
   evaluation.seconds = progress.seconds();
+  if (evaluation.loss.num_tokens == 0) {
+    refuse_value(ErrorCode::kInvalidArgument, "eval", "text",
+                 "a document of 2 tokens or more, so that one predicts another", join(data.num_tokens(), " in all"));
+  }
   return evaluation;
 }
 
-void print(const Options& options, const Evaluation& evaluation, double bits, bool lossless) {
+// `lossless` is null where no tokenizer says it.
+void print(const Options& options, const Evaluation& evaluation, double bits, const Json& lossless) {
   const double loss = evaluation.loss.mean(), bytes = static_cast<double>(evaluation.num_bytes);
   const Json bits_per_byte = evaluation.num_bytes > 0 ? Json(bits / bytes) : Json(nullptr);
   if (options.json) {
@@ -119,7 +139,7 @@ void print(const Options& options, const Evaluation& evaluation, double bits, bo
                  : std::string("bits per byte  unknown: the file of tokens does not say how much text it was"));
   print_line(join("tokens         ", evaluation.loss.num_tokens, " of ", evaluation.num_bytes, " bytes, ",
                   human_count(static_cast<double>(evaluation.loss.num_tokens) / evaluation.seconds), " a second"));
-  if (!lossless) {
+  if (lossless == false) {
     print_line("note           this tokenizer changes the text (normalisation), so bits per byte is not a code's size");
   }
 }
@@ -135,7 +155,7 @@ int run(const Options& options) {
   const Evaluation evaluation = evaluate(options, model, TokenStream(store), tokenizer ? tokenizer->bos_id() : -1);
   const double guess = std::log(static_cast<double>(store->info().vocab_size));
   const double nats = evaluation.loss.nats + guess * static_cast<double>(evaluation.num_unpredicted);
-  print(options, evaluation, nats / std::numbers::ln2, tokenizer == nullptr || tokenizer->lossless());
+  print(options, evaluation, nats / std::numbers::ln2, tokenizer ? Json(tokenizer->lossless()) : Json(nullptr));
   return kExitOk;
 }
 

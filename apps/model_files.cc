@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 
@@ -13,15 +14,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The path to hand to Tokenizer::load.
+// The path to hand to Tokenizer::load; empty where none is named and none stands beside the weights.
 std::string tokenizer_path(const ModelOptions& options) {
   if (!options.tokenizer.empty()) return options.tokenizer;
   std::error_code ignored;
   for (const char* name : {"tokenizer.json", "tokenizer.model"}) {
     if (fs::exists(fs::path(options.model) / name, ignored)) return options.model;
   }
-  refuse_value(ErrorCode::kNotFound, "tokenizer", options.model, "tokenizer.json or tokenizer.model beside the weights",
-               "neither", "name one with --tokenizer, or 'bytes' for a model of bytes");
+  return {};
 }
 
 }  // namespace
@@ -36,14 +36,23 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
   add_common_options(command, options);
 }
 
-Model load_model(const ModelOptions& options) {
-  LoadOptions load;
-  if (!options.dtype.empty()) load.dtype = parse_dtype(options.dtype);
-  return Model::load(options.model, load);
+Model load_model(const std::string& path, const CommonOptions& options, std::optional<DType> dtype) {
+  std::vector<std::string> warnings;
+  Model model = Model::load(path, {.dtype = dtype, .warnings = &warnings});
+  for (const std::string& warning : warnings) {
+    if (!options.quiet) std::fprintf(stderr, "warning: %s\n", warning.c_str());
+  }
+  return model;
 }
 
-std::shared_ptr<const Tokenizer> load_tokenizer(const ModelOptions& options, const Model& model) {
+Model load_model(const ModelOptions& options) {
+  return load_model(options.model, options,
+                    options.dtype.empty() ? std::nullopt : std::optional(parse_dtype(options.dtype)));
+}
+
+std::shared_ptr<const Tokenizer> find_tokenizer(const ModelOptions& options, const Model& model) {
   const std::string path = tokenizer_path(options);
+  if (path.empty()) return nullptr;
   std::shared_ptr<const Tokenizer> tokenizer = Tokenizer::load(path);
   const std::int64_t rows = model.config().padded_vocab_size();
   if (tokenizer->vocab_size() > rows) {
@@ -54,14 +63,24 @@ std::shared_ptr<const Tokenizer> load_tokenizer(const ModelOptions& options, con
   return tokenizer;
 }
 
+std::shared_ptr<const Tokenizer> load_tokenizer(const ModelOptions& options, const Model& model) {
+  if (const auto tokenizer = find_tokenizer(options, model)) return tokenizer;
+  refuse_value(ErrorCode::kNotFound, "tokenizer", options.model, "tokenizer.json or tokenizer.model beside the weights",
+               "neither", "name one with --tokenizer, or 'bytes' for a model of bytes");
+}
+
 void check_writable(std::string_view flag, const std::string& path) {
   std::error_code ignored;
+  if (path.empty()) refuse_value(ErrorCode::kInvalidArgument, flag, "name", "that of a file to write", "an empty one");
   fs::path folder = fs::path(path).parent_path();
   if (folder.empty()) folder = ".";
   if (!fs::is_directory(folder, ignored)) {
     refuse_value(ErrorCode::kNotFound, flag, path, "a file in a folder that exists", "no folder " + folder.string());
   }
   if (fs::is_directory(path, ignored)) refuse_value(ErrorCode::kIo, flag, path, "the name of a file", "a folder");
+  if (fs::exists(path, ignored) && !fs::is_regular_file(path, ignored)) {
+    refuse_value(ErrorCode::kIo, flag, path, "the name of a regular file", "a device, pipe or socket");
+  }
   if (::access(folder.c_str(), W_OK) != 0) {
     refuse_value(ErrorCode::kIo, flag, path, "a folder that can be written to", std::strerror(errno));
   }

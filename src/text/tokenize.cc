@@ -115,7 +115,9 @@ std::shared_ptr<const TokenStore> tokenize_to_file(const Tokenizer& tokenizer, c
 
 std::shared_ptr<const TokenStore> tokenize_cached(const Tokenizer& tokenizer, const Corpus& corpus,
                                                   const std::string& folder, const OnTokenizeProgress& progress) {
-  const std::uint64_t key = fnv1a(join(corpus.fingerprint(), " ", tokenizer.fingerprint()));
+  // Begin and end of text may come from a tokenizer_config.json, of which the tokenizer's fingerprint knows nothing.
+  const std::uint64_t key = fnv1a(join(corpus.fingerprint(), " ", tokenizer.fingerprint(), " ", tokenizer.bos_id(), " ",
+                                       tokenizer.eos_id(), " ", kTokenFileVersion));
   char name[40];
   std::snprintf(name, sizeof name, "tokens-%016llx.bin", static_cast<unsigned long long>(key));
   const std::string path = (std::filesystem::path(folder) / name).string();

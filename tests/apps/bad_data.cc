@@ -1,23 +1,22 @@
 // Texts and files of tokens that cannot be evaluated.
-#include <cstring>
-
 #include "tests/apps/bad_input.h"
+#include "tests/support/token_files.h"
 
 namespace coluber::testing {
 namespace {
 
-// A file of 16-bit tokens as text/token_store.h describes it.
-std::string token_file(std::int64_t num_tokens, std::int64_t vocab_size, const std::vector<std::uint16_t>& ids) {
-  std::string bytes = "COLUBTOK";
-  const auto add = [&bytes](auto value) { bytes.append(reinterpret_cast<const char*>(&value), sizeof value); };
-  add(std::uint32_t{1});
-  add(std::uint32_t{2});
-  add(num_tokens);
-  add(vocab_size);
-  for (const std::int64_t rest : {std::int64_t{0}, std::int64_t{0}, std::int64_t{-1}, std::int64_t{0}}) add(rest);
-  for (const std::uint16_t id : ids) add(id);
-  while (bytes.size() % 8 != 0) bytes += '\0';
-  return bytes;
+// Three tokens and nothing said about them.
+TokenFileFields three_tokens(std::int64_t vocab_size, std::vector<std::uint32_t> ids) {
+  TokenFileFields fields;
+  fields.num_tokens = 3;
+  fields.vocab_size = vocab_size;
+  fields.fingerprint = 0;
+  fields.num_documents = 0;
+  fields.eos_id = -1;
+  fields.text_bytes = 0;
+  fields.ids = std::move(ids);
+  fields.starts.clear();
+  return fields;
 }
 
 }  // namespace
@@ -30,14 +29,22 @@ std::vector<BadInput> bad_data(const World& world) {
   const std::string empty = world.file("empty.txt", "");
   const std::string cut = world.file("cut_data.jsonl", "{\"text\": \"whole\"}\n{\"text\": \"cu");
   const std::string other_key = world.file("other.jsonl", "{\"content\": \"a\"}\n");
-  const std::string large = world.file("large.bin", token_file(3, 5000, {1, 2, 3}));
-  const std::string beyond = world.file("beyond.bin", token_file(3, 200, {1, 2, 250}));
-  const std::string torn = world.file("torn.bin", token_file(300, 200, {1, 2, 3}));
+  const std::string one = world.file("one.txt", "a");
+  const std::string large = world.file("large.bin", token_file(three_tokens(5000, {1, 2, 3})));
+  const std::string beyond = world.file("beyond.bin", token_file(three_tokens(200, {1, 2, 250})));
+  TokenFileFields fields = three_tokens(200, {1, 2, 3});
+  fields.num_tokens = 300;
+  const std::string torn = world.file("torn.bin", token_file(fields));
+  fields = three_tokens(200, {1, 2, 3});
+  fields.fingerprint = 77;
+  const std::string foreign = world.file("foreign.bin", token_file(fields));
   return {
       {"DataNotNamed", eval({}), {"--data", "required"}, 2},
       {"DataMissing", eval({"--data", world / "none.txt"}), {"none.txt"}, 1},
       {"DataIsAFolder", eval({"--data", world.model()}), {"model"}},
       {"DataEmpty", eval({"--data", empty}), {"expected", "got"}},
+      {"DataOfOneToken", eval({"--data", one}), {"expected a document of 2 tokens or more", "got 1"}, 2},
+      {"TokensOfAnotherTokenizer", eval({"--data", foreign}), {"foreign.bin", "got those of another one"}, 2},
       {"DataCutJson", eval({"--data", cut}), {"cut_data.jsonl", "2"}, 1},
       {"DataWithoutKey", eval({"--data", other_key}), {"other.jsonl", "text"}, 1},
       {"DataUnknownSeparator", eval({"--data", world.text(), "--separator", "tabs"}), {"expected", "got", "tabs"}, 2},

@@ -1,7 +1,7 @@
 // `coluber tokenizer`: a vocabulary is learned, saved and used; texts come back to the byte.
 #include <gtest/gtest.h>
 
-#include "tests/apps/command.h"
+#include "tests/apps/world.h"
 
 namespace coluber::testing {
 namespace {
@@ -17,7 +17,7 @@ std::string text() {
 class TokenizerCommand : public ::testing::Test {
  protected:
   void SetUp() override {
-    write_file(folder_ / "text.txt", text());
+    write_bytes(folder_ / "text.txt", text());
     const Outcome trained =
         tokenizer({"train", folder_ / "text.txt", "--vocab-size", "320", "--out", model(), "--json"});
     ASSERT_EQ(trained.code, 0) << trained.err;
@@ -86,7 +86,7 @@ TEST_F(TokenizerCommand, SpecialTokens) {
 }
 
 TEST_F(TokenizerCommand, PackMakesWhatInfoReads) {
-  write_file(folder_ / "b.txt", "one\n\ntwo\n\nthree\n");
+  write_bytes(folder_ / "b.txt", "one\n\ntwo\n\nthree\n");
   const Outcome packed = tokenizer({"pack", folder_ / "text.txt", folder_ / "b.txt", "-t", model(), "--separator",
                                     "blank-line", "--out", folder_ / "t.bin", "--json"});
   ASSERT_EQ(packed.code, 0) << packed.err;
@@ -103,6 +103,25 @@ TEST_F(TokenizerCommand, PackMakesWhatInfoReads) {
   EXPECT_EQ(parse_json_lines(tokenizer({"info", model(), "--vocab", "--json"}).out).size(), 320u);
 }
 
+// A tokenizer whose texts begin with one token and end with another: neither is text, packed or not.
+TEST_F(TokenizerCommand, PackedTextCostsWhatTheTextCosts) {
+  const std::string folder = folder_ / "model", tokens = folder_ / "t.bin", data = folder_ / "two.jsonl";
+  write_bytes(folder + "/tokenizer_config.json", R"({"bos_token": "~", "eos_token": "<|endoftext|>"})");
+  write_bytes(data, "{\"text\": \"In the beginning\"}\n{\"text\": \"and the earth\"}\n");
+  byte_model([](ModelConfig& config) { config.vocab_size = 320; }).save(folder);
+  ASSERT_EQ(tokenizer({"pack", data, "-t", folder, "--out", tokens}).code, 0);
+  const auto eval = [&](const std::string& of) {
+    const Outcome outcome = coluber({"eval", "--model", folder, "--data", of, "--json"});
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return parse_json(outcome.out);
+  };
+  const nlohmann::json text = eval(data), packed = eval(tokens);
+  EXPECT_EQ(text.at("unpredicted_tokens"), 0);
+  EXPECT_EQ(packed.at("unpredicted_tokens"), 0);
+  EXPECT_EQ(packed.at("bits_per_byte"), text.at("bits_per_byte"));
+  EXPECT_EQ(packed.at("lossless"), true);
+}
+
 struct BadRow {
   std::vector<std::string> arguments;
   int code;
@@ -110,8 +129,8 @@ struct BadRow {
 };
 
 TEST_F(TokenizerCommand, RefusesWhatDoesNotFit) {
-  write_file(folder_ / "empty.txt", "");
-  write_file(folder_ / "bad.jsonl", "{\"text\": \"a\"}\n{\"txt\": \"b\"}\n");
+  write_bytes(folder_ / "empty.txt", "");
+  write_bytes(folder_ / "bad.jsonl", "{\"text\": \"a\"}\n{\"txt\": \"b\"}\n");
   const std::string file = folder_ / "text.txt", out = folder_ / "out";
   const std::vector<BadRow> rows = {
       {{}, 2, "expected a command: train"},

@@ -3,8 +3,9 @@
 
 #include <gtest/gtest.h>
 
-#include "tests/io/files.h"
-#include "tests/io/refusals.h"
+#include "tests/support/files.h"
+#include "tests/support/refusals.h"
+#include "tests/text/tokenizer_json.h"
 #include "tests/text/tokenizers.h"
 #include "text/packed_dataset.h"
 
@@ -149,6 +150,19 @@ TEST(TokenizeCached, IsMadeOnce) {
   const auto changed = tokenize_cached(*Tokenizer::bytes(), documents(folder, "other text"), cache, count);
   EXPECT_EQ(calls, 3);
   EXPECT_NE(changed->name(), first->name());
+}
+
+// A tokenizer_config.json changes what stands around documents, and not the tokenizer's fingerprint.
+TEST(TokenizeCached, KnowsBeginAndEndOfText) {
+  const TemporaryFolder folder, cache;
+  const Corpus corpus = documents(folder, "c");
+  write_bytes(folder / "tokenizer.json", small_json());
+  const auto plain = Tokenizer::load(folder / "tokenizer.json");
+  write_bytes(folder / "tokenizer_config.json", R"({"bos_token": "a", "eos_token": "b"})");
+  const auto framed = Tokenizer::load(folder / "tokenizer.json");
+  ASSERT_EQ(plain->fingerprint(), framed->fingerprint());
+  EXPECT_EQ(all_ids(*tokenize_cached(*plain, corpus, cache.path())), (Ids{2}));
+  EXPECT_EQ(all_ids(*tokenize_cached(*framed, corpus, cache.path())), (Ids{0, 2, 1}));
 }
 
 TEST(Tokenize, AnInterruptedRunLeavesNothing) {
