@@ -1,5 +1,6 @@
 #include "io/safetensors.h"
 
+#include <memory>
 #include <span>
 
 #include "core/json.h"
@@ -14,8 +15,10 @@ std::string file_of(const std::string& header, const std::string& data = {}) {
   return le(static_cast<std::uint64_t>(header.size())) + header + data;
 }
 
-SafetensorsFile parse(const std::string& bytes) {
-  return SafetensorsFile::parse(std::as_bytes(std::span(bytes)), "m.safetensors");
+// The tensors are views of the bytes and keep them.
+SafetensorsFile parse(std::string bytes) {
+  const auto owner = std::make_shared<std::string>(std::move(bytes));
+  return SafetensorsFile::parse(std::as_bytes(std::span(*owner)), "m.safetensors", owner);
 }
 
 TensorMap all_dtypes() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -84,8 +85,10 @@ inline std::string torch_file(const std::string& pickle, const Records& more = {
   return zip_of(records);
 }
 
-inline TensorMap parse(const std::string& bytes) {
-  return parse_torch_bin(std::as_bytes(std::span(bytes)), "m.bin");
+// The tensors are views of the bytes and keep them.
+inline TensorMap parse(std::string bytes) {
+  const auto owner = std::make_shared<std::string>(std::move(bytes));
+  return parse_torch_bin(std::as_bytes(std::span(*owner)), "m.bin", owner);
 }
 
 }  // namespace coluber::testing
