@@ -24,6 +24,8 @@ struct LoadOptions {
   // Of the matrices; everything else is f32. Unset: bf16 and f16 files stay as they are, others become f32.
   // kF64 makes all of the model f64, run by the reference kernels.
   std::optional<DType> dtype;
+  // Takes a sentence about each thing that the folder leaves open or that was passed over.
+  std::vector<std::string>* warnings = nullptr;
 };
 
 struct SaveOptions {

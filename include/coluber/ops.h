@@ -170,10 +170,10 @@ struct AdamWArgs {
 void adamw_step(Context& ctx, const AdamWArgs& args, const Tensor& param, const Tensor& grad, const Tensor& exp_avg,
                 const Tensor& exp_avg_sq);
 
-// The kernel that the last kAuto call of this kind would take here: "avx512", "reference", "onednn", ...; for `info`.
+// The kernel that a call with this algorithm takes here: "avx512", "reference", "onednn", ...; for `info`.
 struct KernelChoice {
   std::string op, kernel, why;
 };
-std::vector<KernelChoice> kernel_choices();
+std::vector<KernelChoice> kernel_choices(Algorithm algorithm = Algorithm::kAuto);
 
 }  // namespace coluber::ops

@@ -74,6 +74,9 @@ Model Model::load(const std::string& path, const LoadOptions& options) {
     refuse_value(ErrorCode::kInvalidArgument, "model", "dtype", "f32, f64, bf16 or f16", dtype_name(*options.dtype));
   }
   ModelDir dir = open_model_dir(path);
+  if (options.warnings != nullptr) {
+    options.warnings->insert(options.warnings->end(), dir.warnings.begin(), dir.warnings.end());
+  }
   auto found = by_parameter_name(dir.tensors);
   resolve_tied_head(dir.config, found);
   Model model = build_model(dir.config, Init{0, DType::kF32, true});

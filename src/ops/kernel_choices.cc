@@ -1,4 +1,4 @@
-// Which kernels kAuto takes in this build on this machine.
+// Which kernels an algorithm takes in this build on this machine.
 #include "coluber/ops.h"
 #include "core/check.h"
 #include "core/cpu_features.h"
@@ -6,7 +6,7 @@
 
 namespace coluber::ops {
 
-std::vector<KernelChoice> kernel_choices() {
+std::vector<KernelChoice> kernel_choices(Algorithm algorithm) {
   const std::string isa(cpu_isa()), library(cpu::matrix_library());
   const std::string many = join("linear, over ", kSkinnyRows, " tokens"),
                     few = join("linear, up to ", kSkinnyRows, " tokens");
@@ -22,6 +22,9 @@ std::vector<KernelChoice> kernel_choices() {
   };
   for (const char* op : {"selective_scan", "causal_conv1d", "norm", "embedding", "cross_entropy", "dropout", "adamw"}) {
     choices.push_back({op, isa, "best instruction set of this machine and build, or COLUBER_ISA"});
+  }
+  if (algorithm == Algorithm::kReference) {
+    for (KernelChoice& choice : choices) choice = {choice.op, "reference", "plain loops were asked for"};
   }
   return choices;
 }

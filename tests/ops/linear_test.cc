@@ -246,6 +246,9 @@ TEST(KernelChoices, NameWhatRuns) {
   EXPECT_EQ(kernel_of("selective_scan"), cpu_isa());
   EXPECT_EQ(kernel_of("linear, up to 8 tokens"), cpu_isa());
   for (const KernelChoice& choice : choices) EXPECT_FALSE(choice.why.empty()) << choice.op;
+  const std::vector<KernelChoice> plain = kernel_choices(Algorithm::kReference);
+  EXPECT_EQ(plain.size(), choices.size());
+  for (const KernelChoice& choice : plain) EXPECT_EQ(choice.kernel, "reference") << choice.op;
 }
 
 }  // namespace
