@@ -27,18 +27,18 @@ struct Bounded {
 
   friend Bounded operator-(const Bounded& a) { return {-a.value, a.size, a.error}; }
   friend Bounded operator+(const Bounded& a, const Bounded& b) {
-    const double size = a.size + b.size;
-    return {a.value + b.value, size, a.error + b.error + kUnitF32 * (size + a.error + b.error)};
+    const double sum = a.size + b.size;
+    return {a.value + b.value, sum, a.error + b.error + kUnitF32 * (sum + a.error + b.error)};
   }
   friend Bounded operator-(const Bounded& a, const Bounded& b) { return a + -b; }
   friend Bounded operator*(const Bounded& a, const Bounded& b) {
-    const double error = a.error * b.most() + b.error * std::abs(a.value);
-    return {a.value * b.value, a.size * b.size, error + kUnitF32 * (a.size * b.size + error)};
+    const double carried = a.error * b.most() + b.error * std::abs(a.value);
+    return {a.value * b.value, a.size * b.size, carried + kUnitF32 * (a.size * b.size + carried)};
   }
   friend Bounded operator/(const Bounded& a, const Bounded& b) {
-    const double value = a.value / b.value, least = std::abs(b.value) - b.error;
-    return {value, a.size / std::abs(b.value),
-            (a.error + std::abs(value) * b.error) / least + 3 * kUnitF32 * a.size / least};
+    const double ratio = a.value / b.value, least = std::abs(b.value) - b.error;
+    return {ratio, a.size / std::abs(b.value),
+            (a.error + std::abs(ratio) * b.error) / least + 3 * kUnitF32 * a.size / least};
   }
   Bounded& operator+=(const Bounded& b) { return *this = *this + b; }
   Bounded& operator-=(const Bounded& b) { return *this = *this - b; }
