@@ -62,10 +62,24 @@ void AtomicFile::discard() {
   temporary_.clear();
 }
 
+// The rename at the end would put a file in the place of a link, or of a device such as /dev/null.
+void AtomicFile::follow_links() {
+  std::error_code error;
+  for (int depth = 0; fs::is_symlink(path_, error) && depth < 40; ++depth) {  // as many as Linux follows
+    path_ = (fs::path(path_).parent_path() / fs::read_symlink(path_, error)).string();
+    if (error) break;
+  }
+  const fs::file_status status = fs::status(path_, error);
+  if (fs::is_directory(status)) refuse_value(ErrorCode::kIo, op_, path_, "a path for a file", "a folder");
+  if (fs::exists(status) && !fs::is_regular_file(status)) {
+    refuse_value(ErrorCode::kIo, op_, path_, "a path for a regular file", "a device, pipe or socket");
+  }
+}
+
 void AtomicFile::create_temporary() {
   static std::atomic<unsigned> counter{0};
-  std::error_code ignored;
-  if (fs::is_directory(path_, ignored)) refuse_value(ErrorCode::kIo, op_, path_, "a path for a file", "a folder");
+  if (path_.empty()) refuse_value(ErrorCode::kIo, op_, "path of a file to write", "a name", "an empty one");
+  follow_links();
   const fs::path target(path_);
   for (int attempt = 0; attempt < 100; ++attempt) {
     const std::string name = join(".", target.filename().string(), ".", ::getpid(), "-", counter.fetch_add(1), ".tmp");

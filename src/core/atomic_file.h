@@ -29,6 +29,7 @@ class AtomicFile {
   void commit();  // at most once
 
  private:
+  void follow_links();
   void create_temporary();
   void reserve();
   void discard();

@@ -42,6 +42,19 @@ TEST(AtomicFile, WritesAndReplaces) {
   EXPECT_EQ(folder.num_files(), 1u);
 }
 
+TEST(AtomicFile, WritesThroughLinksAndLeavesDevices) {
+  const TemporaryFolder folder;
+  write_bytes(folder / "target", "old");
+  std::filesystem::create_symlink("target", folder / "link");
+  write_file_atomically(folder / "link", "new");
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "link"));
+  EXPECT_EQ(read_bytes(folder / "target"), "new");
+  std::filesystem::create_symlink("/dev/null", folder / "device");
+  EXPECT_THROW(write_file_atomically(folder / "device", "x"), Error);
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+  EXPECT_THROW(write_file_atomically("", "x"), Error);
+}
+
 TEST(AtomicFile, WithoutCommitTheOldFileStays) {
   const TemporaryFolder folder;
   write_bytes(folder / "a", "old");
