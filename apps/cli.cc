@@ -1,8 +1,12 @@
 #include "apps/cli.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -107,11 +111,47 @@ std::string describe_conversion(const CLI::App& command, const std::string& what
   const std::string name = what.substr(opening.size(), equals - opening.size());
   const CLI::Option* option = command.get_option_no_throw(name);
   const std::string type = option == nullptr ? "" : option->get_type_name();
-  const std::string expected = type == "FLOAT"  ? "a number"
-                               : type == "UINT" ? "a whole number, 0 or more"
-                               : type == "INT"  ? "a whole number"
-                                                : "another value";
+  const std::string expected = type.starts_with("FLOAT")     ? "a number"
+                               : type.starts_with("UINT")    ? "a whole number, 0 or more"
+                               : type.starts_with("INT")     ? "a whole number"
+                               : type.starts_with("BOOLEAN") ? "true or false"
+                                                             : "another value";
   return name + ": expected " + expected + ", got " + in_quotes(what.substr(equals + 3));
+}
+
+// "0.900000" -> "0.9"
+std::string without_trailing_zeros(std::string number) {
+  if (number.find('.') == std::string::npos) return number;
+  number.resize(number.find_last_not_of('0') + 1);
+  if (number.back() == '.') number.pop_back();
+  return number;
+}
+
+// CLI11 says "--keep: Value 0 not in range 1 to 9", "--norm: x not in {rms,layer}" and "what is required".
+std::string describe_validation(const CLI::App& command, const std::string& what) {
+  const std::string range = " not in range ", set = " not in {", missing = " is required";
+  const std::size_t colon = what.find(": ");
+  if (what.ends_with(missing) && what.front() != '-') {
+    const std::string name = what.substr(0, what.size() - missing.size());
+    const CLI::Option* option = command.get_option_no_throw(name);
+    return name + ": expected " + (option == nullptr ? "a value" : option->get_description()) + ", got nothing";
+  }
+  if (const std::size_t at = what.rfind(range); at != std::string::npos && colon < at) {
+    const std::string limits = what.substr(at + range.size()), value = what.substr(colon + 8, at - colon - 8);
+    const std::size_t to = limits.find(" to ");
+    const std::string least = without_trailing_zeros(limits.substr(0, to));
+    const std::string most = without_trailing_zeros(limits.substr(to + 4));
+    const bool open = most.size() > 20;  // the largest double, written out
+    return what.substr(0, colon) + ": expected " +
+           (open ? "a finite number, " + least + " or more" : least + " to " + most) + ", got " + in_quotes(value);
+  }
+  if (const std::size_t at = what.rfind(set); at != std::string::npos && colon < at && what.back() == '}') {
+    std::vector<std::string> words =
+        CLI::detail::split(what.substr(at + set.size(), what.size() - at - set.size() - 1), ',');
+    return what.substr(0, colon) + ": expected " + (words.size() > 1 ? "one of " : "") + comma_list(words) + ", got " +
+           in_quotes(what.substr(colon + 2, at - colon - 2));
+  }
+  return what;
 }
 
 std::string one_line(std::string text) {
@@ -123,8 +163,8 @@ std::string one_line(std::string text) {
 }  // namespace
 
 ContextOptions CommonOptions::context() const {
-  if (threads < 0 || threads > 4096) {
-    refuse_value(ErrorCode::kInvalidArgument, "options", "--threads", "0 (all cores) to 4096", std::to_string(threads));
+  if (threads < 0 || threads > 1024) {
+    refuse_value(ErrorCode::kInvalidArgument, "options", "--threads", "0 (all cores) to 1024", std::to_string(threads));
   }
   return {threads, parse_algorithm(algorithm)};
 }
@@ -178,11 +218,34 @@ CLI::Option* add_integer_option(CLI::App& command, const std::string& flags, std
     const char* end = word.data() + word.size();
     const auto [stop, error] = std::from_chars(word.data(), end, number);
     if (error == std::errc{} && stop == end && number >= least && number <= most) return {};
-    const std::string range = most == std::numeric_limits<std::int64_t>::max() ? join(least, " or more, at most ", most)
+    const std::string range = most == std::numeric_limits<std::int64_t>::max() ? join(least, " or more, below 2^63")
                                                                                : join(least, " to ", most);
     return "expected a whole number, " + range + ", got " + in_quotes(word);
   };
   return command.add_option(flags, value, description)->check(check)->capture_default_str();
+}
+
+void settle_options(CLI::App& app) {
+  for (CLI::Option* option : app.get_options()) {
+    // Of a flag that is given twice the last one counts, so that scripts have defaults and their users the last word.
+    if (!option->nonpositional()) continue;
+    if (option->get_expected_max() == 1) option->take_last();
+    if (!option->get_type_name().starts_with("FLOAT")) continue;
+    option->check([](const std::string& word) -> std::string {  // CLI::Range lets NaN pass
+      double number = 0;
+      const bool odd = CLI::detail::lexical_cast(word, number) && !std::isfinite(number);
+      return odd ? "expected a finite number, got " + in_quotes(word) : std::string();
+    });
+  }
+  for (CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) settle_options(*command);
+}
+
+void reserve_standard_descriptors() {
+  for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(descriptor, F_GETFD) >= 0) continue;
+    // Reading, or writing to stdout, still fails; what is said on stderr is lost.
+    ::open("/dev/null", descriptor == STDOUT_FILENO ? O_RDONLY : O_WRONLY);
+  }
 }
 
 DType parse_dtype(std::string_view name) {
@@ -252,7 +315,7 @@ std::string describe_parse_error(const CLI::App& root, const CLI::ParseError& er
   std::vector<std::string> extras = command.remaining();
   if (extras.empty()) extras = root.remaining();
   const bool has_commands = !known_commands(command).empty();
-  std::string what = describe_conversion(command, one_line(error.what()));
+  std::string what = describe_validation(command, describe_conversion(command, one_line(error.what())));
   // A required flag may be missing because it was misspelt.
   const bool misspelt = !extras.empty() && extras.front().rfind("--", 0) == 0 &&
                         dynamic_cast<const CLI::RequiredError*>(&error) != nullptr;

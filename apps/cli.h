@@ -65,6 +65,14 @@ CLI::App& add_command(CLI::App& parent, const std::string& name, const std::stri
 void add_output_options(CLI::App& command, CommonOptions& options);  // --json --quiet
 void add_common_options(CLI::App& command, CommonOptions& options);  // those and --threads --seed --algo
 
+// What holds for every flag of `app` and its commands, once all are there: the last of a repeated one counts, numbers
+// are finite.
+void settle_options(CLI::App& app);
+
+// Gives closed ones of stdin, stdout and stderr to /dev/null: else the next file that is opened gets the number of one,
+// and what is printed lands in a checkpoint.
+void reserve_standard_descriptors();
+
 // A dtype by name, one of `allowed`.
 CLI::Option* add_dtype_option(CLI::App& command, const std::string& flags, std::string& dtype,
                               const std::string& description, const std::vector<std::string>& allowed);

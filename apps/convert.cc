@@ -6,6 +6,7 @@
 
 #include "apps/cli.h"
 #include "apps/commands.h"
+#include "apps/model_files.h"
 #include "apps/terminal.h"
 #include "coluber/model.h"
 #include "core/atomic_file.h"
@@ -66,6 +67,7 @@ bool holds_model(const fs::path& folder) {
 
 void check_target(const Options& options) {
   std::error_code ignored;
+  if (options.out.empty()) refuse_value(ErrorCode::kInvalidArgument, "convert", "--out", "a folder", "an empty name");
   if (fs::equivalent(options.model, options.out, ignored)) {
     refuse_value(ErrorCode::kInvalidArgument, "convert", "--out", "another folder than --model", options.out);
   }
@@ -134,9 +136,8 @@ int run(const Options& options) {
   if (!options.dtype.empty()) save.dtype = parse_dtype(options.dtype);
   if (!options.layout.empty()) save.layout = parse_layout(options.layout);
   check_target(options);
-  LoadOptions load;
-  if (save.dtype == DType::kF64) load.dtype = DType::kF64;  // else what the file has beyond f32 would be lost
-  const Model model = Model::load(options.model, load);
+  // In f64 when it is asked for: else what the file has beyond f32 would be lost.
+  const Model model = load_model(options.model, options, save.dtype == DType::kF64 ? save.dtype : std::nullopt);
   if (options.layout.empty()) save.layout = model.config().layout;
   const NewFolder folder(options.out);
   model.save(folder.path(), save);

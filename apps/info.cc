@@ -5,6 +5,7 @@
 #include "apps/cli.h"
 #include "apps/commands.h"
 #include "apps/machine.h"
+#include "apps/model_files.h"
 #include "apps/terminal.h"
 #include "coluber/model.h"
 #include "coluber/version.h"
@@ -15,8 +16,7 @@
 namespace coluber::apps {
 namespace {
 
-struct Options : CommonOptions {
-  std::string model;
+struct Options : ModelOptions {
   std::string preset;
   bool tensors = false;
 };
@@ -30,11 +30,11 @@ Json machine_json(const Options& options) {
   for (const auto& [name, bytes] : cache_sizes_bytes()) caches[name] = bytes;
   Json libraries = Json::object();
   for (const auto& [name, version] : library_versions()) libraries[name] = version;
+  const Context ctx(options.context());
   Json kernels = Json::array();
-  for (const ops::KernelChoice& choice : ops::kernel_choices()) {
+  for (const ops::KernelChoice& choice : ops::kernel_choices(ctx.algorithm())) {
     kernels.push_back({{"op", choice.op}, {"kernel", choice.kernel}, {"why", choice.why}});
   }
-  const Context ctx(options.context());
   return {{"version", COLUBER_VERSION},
           {"cpu", cpu_model()},
           {"isa", cpu_isa()},
@@ -80,9 +80,15 @@ Json model_json(const Model& model, const std::string& name) {
           {"parameters", parameters}};
 }
 
+Json tokenizer_json(const Tokenizer& tokenizer) {
+  return {{"kind", tokenizer_kind_name(tokenizer.kind())},
+          {"vocab_size", tokenizer.vocab_size()},
+          {"lossless", tokenizer.lossless()}};
+}
+
 void print_pair(const std::string& name, const std::string& value) {
   std::string padded = name;
-  padded.resize(std::max<std::size_t>(padded.size(), 12), ' ');
+  padded.resize(std::max<std::size_t>(padded.size(), 13), ' ');
   print_line("  " + padded + "  " + value);
 }
 
@@ -104,7 +110,7 @@ void print_machine(const Json& machine) {
   print_line(paint(Colour::kBold, "Kernels") + " (--algo " + machine["algorithm"].get<std::string>() + ")");
   for (const Json& choice : machine["kernels"]) {
     std::string op = choice["op"].get<std::string>(), kernel = choice["kernel"].get<std::string>();
-    op.resize(std::max<std::size_t>(op.size(), 22), ' ');
+    op.resize(std::max<std::size_t>(op.size(), 28), ' ');
     kernel.resize(std::max<std::size_t>(kernel.size(), 10), ' ');
     print_line("  " + op + "  " + kernel + "  " + choice["why"].get<std::string>());
   }
@@ -142,7 +148,7 @@ std::vector<Row> table_of(const Model& model, bool every_tensor) {
   return rows;
 }
 
-void print_model(const Model& model, const std::string& name, bool every_tensor) {
+void print_model(const Model& model, const std::string& name, const Tokenizer* tokenizer, bool every_tensor) {
   const ModelConfig& config = model.config();
   print_line(paint(Colour::kBold, "Model") + " " + name);
   print_pair("shape", join("d_model ", config.d_model, ", ", config.n_layer, " layers, d_inner ", config.mixer.d_inner,
@@ -150,6 +156,10 @@ void print_model(const Model& model, const std::string& name, bool every_tensor)
                            config.mixer.dt_rank));
   print_pair("vocabulary", join(config.vocab_size, ", padded to ", config.padded_vocab_size(),
                                 config.tie_embeddings ? ", head tied to the embedding" : ", head of its own"));
+  if (tokenizer != nullptr) {
+    print_pair("tokenizer", join(tokenizer_kind_name(tokenizer->kind()), ", ", tokenizer->vocab_size(), " tokens",
+                                 tokenizer->lossless() ? ", lossless" : ", changes the text (normalisation)"));
+  }
   print_pair("layout", std::string(checkpoint_layout_name(config.layout)));
   print_pair("parameters", human_count(static_cast<double>(model.num_parameters())) + " (" +
                                std::to_string(model.num_parameters()) + ")");
@@ -175,7 +185,11 @@ int run(const Options& options) {
   const bool has_model = !options.model.empty() || !options.preset.empty();
   const std::string name = options.model.empty() ? options.preset : options.model;
   Model model;
-  if (!options.model.empty()) model = Model::load(options.model);
+  std::shared_ptr<const Tokenizer> tokenizer;
+  if (!options.model.empty()) {
+    model = load_model(options.model, options);
+    tokenizer = find_tokenizer(options, model);
+  }
   if (!options.preset.empty()) {
     ModelConfig config = model_preset(options.preset);
     config.resolve();
@@ -184,13 +198,14 @@ int run(const Options& options) {
   Json machine = machine_json(options);
   if (options.json) {
     if (has_model) machine["model"] = model_json(model, name);
+    if (tokenizer) machine["model"]["tokenizer"] = tokenizer_json(*tokenizer);
     print_json(machine);
     return kExitOk;
   }
   print_machine(machine);
   if (has_model) {
     print_line("");
-    print_model(model, name, options.tensors);
+    print_model(model, name, tokenizer.get(), options.tensors);
   }
   return kExitOk;
 }

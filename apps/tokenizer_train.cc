@@ -46,6 +46,15 @@ void add_corpus_options(CLI::App& command, CorpusFlags& flags) {
       ->capture_default_str();
 }
 
+// Reading a text while its tokens take its place would lose it.
+void check_not_an_input(const std::string& out, const std::vector<std::string>& files) {
+  std::error_code ignored;
+  for (const std::string& file : files) {
+    if (!fs::equivalent(out, file, ignored)) continue;
+    refuse_value(ErrorCode::kInvalidArgument, "tokenizer", "--out", "another file than the text that is read", out);
+  }
+}
+
 // A folder gets a file of the name that models look for; one that a slash says is made. Known before the work begins.
 std::string prepare_out(const std::string& out, const std::string& file_name) {
   std::error_code ignored;
@@ -72,6 +81,7 @@ int run_train(const LearnFlags& flags) {
   const bool is_bpe = flags.kind == "bpe";
   const Corpus corpus = flags.open();
   const std::string out = prepare_out(flags.out, is_bpe ? "tokenizer.json" : "tokenizer.model");
+  check_not_an_input(out, flags.files);
   Progress progress("vocabulary", "%", 100, flags.quiet);
   TokenizerTraining training = flags.training;
   training.progress = [&](double share, const std::string& doing) {
@@ -107,6 +117,8 @@ int run_pack(const PackFlags& flags) {
   const auto tokenizer = Tokenizer::load(flags.tokenizer);
   const Corpus corpus = flags.open();
   check_writable("--out", flags.out);
+  check_not_an_input(flags.out, flags.files);
+  check_not_an_input(flags.out, {flags.tokenizer});
   Progress progress("tokens", "B", corpus.size_bytes(), flags.quiet);
   const auto store = tokenize_to_file(*tokenizer, corpus, flags.out,
                                       [&](const TokenizeProgress& done) { progress.update(done.done_bytes); });

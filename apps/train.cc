@@ -73,7 +73,10 @@ TrainOptions learning_options(const Options& options) {  // all that does not de
 }
 
 void make_absolute(std::vector<std::string>& paths) {  // so that a training resumes from any working directory
-  for (std::string& path : paths) path = fs::absolute(path).lexically_normal().string();
+  for (std::string& path : paths) {
+    if (path.empty()) refuse_value(ErrorCode::kInvalidArgument, "train", "--data", "a file", "an empty name");
+    path = fs::absolute(path).lexically_normal().string();
+  }
 }
 
 // The checkpoint to go on from; empty when this is a new training. Takes the flags that it was begun with.
@@ -118,20 +121,22 @@ void prepare_out(const Options& options, bool resuming) {
   if (resuming) return;
   const std::string checkpoints = options.out + "/checkpoints";
   const bool trained = fs::exists(checkpoints);
-  if (trained && options.overwrite) {
-    for (const char* name : {"checkpoints", "config.json", "metrics.jsonl"}) {
-      std::error_code error;
-      fs::remove_all(fs::path(options.out) / name, error);
-      if (error) {
-        refuse(ErrorCode::kIo, "train", join("cannot remove ", options.out, "/", name, ": ", error.message()));
-      }
-    }
-  } else if (trained) {
+  if (trained && options.overwrite) return;
+  if (trained) {
     refuse_value(ErrorCode::kInvalidArgument, "train", "--out " + options.out, "a folder without a training",
                  checkpoints, "--resume goes on with it, --overwrite removes it first");
   } else if (fs::exists(options.out + "/config.json")) {
     refuse_value(ErrorCode::kInvalidArgument, "train", "--out " + options.out, "a folder without a model",
                  "config.json", "choose another folder");
+  }
+}
+
+// Only when the new training can begin: a misspelt --data must not cost the old one.
+void remove_earlier_training(const std::string& out) {
+  for (const char* name : {"checkpoints", "config.json", "metrics.jsonl"}) {
+    std::error_code error;
+    fs::remove_all(fs::path(out) / name, error);
+    if (error) refuse(ErrorCode::kIo, "train", join("cannot remove ", out, "/", name, ": ", error.message()));
   }
 }
 
@@ -177,6 +182,7 @@ int run(Options& options) {
   if (!checkpoint.empty()) check_same_data(checkpoint, data);
   Context ctx(options.context());
   const Model model = create_model(options, data);
+  if (checkpoint.empty() && options.overwrite) remove_earlier_training(options.out);
   TrainReport report(ctx, model, options, data);
   TrainCallbacks callbacks = report.callbacks();
   callbacks.should_stop = [] { return stop_signal != 0; };
