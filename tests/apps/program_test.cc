@@ -186,6 +186,18 @@ TEST_F(Program, ConvertsThereAndBack) {
   }
 }
 
+TEST_F(Program, ConvertsWithoutALayoutToTheOneThatIsThere) {
+  const std::string from = world_ / "hugging_face", to = world_ / "hugging_face_16";
+  SaveOptions save;
+  save.layout = CheckpointLayout::kHfMamba;
+  byte_model().save(from, save);
+  const Outcome outcome = coluber({"convert", "--model", from, "--out", to, "--dtype", "bf16", "--json"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(parse_json(outcome.out)["layout"], "mamba");
+  EXPECT_EQ(parse_json(read_bytes(to + "/config.json"))["model_type"], "mamba");
+  EXPECT_EQ(Model::load(to).config().layout, CheckpointLayout::kHfMamba);
+}
+
 TEST_F(Program, ForceReplacesAModelAndLeavesOtherFiles) {
   const std::string out = world_ / "out";
   EXPECT_EQ(coluber({"convert", "--model", world_.model(), "--out", out, "--format", "bin"}).code, 0);

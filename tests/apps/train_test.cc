@@ -78,6 +78,23 @@ TEST_F(Train, ReportsAsJsonAndEstimatesMemoryWithinATenth) {
   EXPECT_NEAR(events["estimate"][0]["memory_bytes"].get<double>(), used, 0.1 * used);
 }
 
+TEST_F(Train, OverwriteThatCannotBeginLeavesTheEarlierTraining) {
+  const std::string out = folder_ / "model";
+  ASSERT_EQ(coluber(small(out, {"--max-steps", "2"})).code, 0);
+  const std::string before = newest_model(out);
+  EXPECT_EQ(coluber({"train", "--data", folder_ / "gone.txt", "--out", out, "--overwrite"}).code, 1);
+  EXPECT_EQ(newest_model(out), before);
+  ASSERT_EQ(coluber(small(out, {"--max-steps", "1", "--overwrite"})).code, 0);
+  EXPECT_TRUE(newest_checkpoint(out).ends_with("step-1"));
+}
+
+// The first file that is opened must not get the number of a closed descriptor, and with it what is printed.
+TEST_F(Train, ClosedOutputsDoNotLeakIntoFiles) {
+  const std::string out = folder_ / "model";
+  EXPECT_EQ(coluber(small(out, {"--max-steps", "4"}), "", ">&- 2>&-").code, 1);
+  EXPECT_EQ(parse_json_lines(read_bytes(out + "/metrics.jsonl")).front()["step"], 1);
+}
+
 TEST_F(Train, AStopSavesAndSaysHowToGoOnToTheSameBits) {
   for (const std::string signal : {"INT", "TERM"}) {
     const std::string parts = folder_ / ("parts" + signal), whole = folder_ / ("whole" + signal);
