@@ -8,6 +8,7 @@
 // output 1; backward 17: exp2 6, state 2, output 1 for the gradient of z, and 8 that go back), at the f32 matrix rate
 // measured in this run. Best of several repetitions; kernels and loops take turns, so that noise hits both.
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -138,18 +139,28 @@ void bench_scan(Context& fast, Context& loops, const Options& o, double rate) {
   bench_shape(fast, loops, o, "complex", complex, args, rate, 20, 1);
 }
 
+// Lengths take turns, all as the first tokens of one input, so that a machine whose speed drifts is the same to each.
 void bench_length(Context& fast, const Options& o, double rate) {
+  constexpr int kFirst = 10, kLast = 20, kRounds = 8;
+  const ops::SelectiveScanArgs whole = make_args({1, std::int64_t{1} << kLast, 128, 16});
+  std::array<Timing, kLast + 1> timings;
+  for (int round = 0; round < kRounds; ++round) {
+    for (int power = kFirst; power <= kLast; ++power) {
+      const std::int64_t l = std::int64_t{1} << power;
+      ops::SelectiveScanArgs args = whole;
+      for (Tensor* x : {&args.u, &args.dt, &args.B, &args.C, &args.z}) *x = x->slice(1, 0, l);
+      const std::int64_t repetitions = std::max<std::int64_t>(1, (std::int64_t{1} << 14) / l);
+      for (std::int64_t i = 0; i < repetitions; ++i)
+        timings[static_cast<std::size_t>(power)].measure(fast, args, {}, false);
+    }
+  }
   double least = 1e300, most = 0;
-  for (int power = 10; power <= 20; ++power) {
+  for (int power = kFirst; power <= kLast; ++power) {
     const Shape4 s{1, std::int64_t{1} << power, 128, 16};
-    const ops::SelectiveScanArgs args = make_args(s);
-    Timing timing;
-    const int repetitions = power < 16 ? 60 : 6;
-    for (int i = 0; i < repetitions; ++i) timing.measure(fast, args, {}, false);
-    const double per_token = timing.forward / static_cast<double>(s.l);
-    least = std::min(least, per_token);
-    most = std::max(most, per_token);
-    report(o, "forward 2^" + std::to_string(power), s, timing.forward, 0, kForwardOps, rate);
+    const double seconds = timings[static_cast<std::size_t>(power)].forward;
+    least = std::min(least, seconds / static_cast<double>(s.l));
+    most = std::max(most, seconds / static_cast<double>(s.l));
+    report(o, "forward 2^" + std::to_string(power), s, seconds, 0, kForwardOps, rate);
   }
   if (!o.json) std::printf("  time per token: slowest over fastest length %.3f\n", most / least);
 }

@@ -3,6 +3,7 @@
 // Every cut depends on the shape alone. Tiles of a result are independent; where a weight gradient has too few of them,
 // its sum over tokens is cut as well, and the parts are added in order.
 #include <algorithm>
+#include <atomic>
 
 #include "core/arena.h"
 #include "core/threads.h"
@@ -109,10 +110,20 @@ void forward_skinny(ThreadPool& threads, ArenaScope& scope, LinearForwardParams 
     p.x = factor(threads, scope, {p.x, DType::kF32, p.ldx}, p.m, p.k, true, &ld, float{});
     p.ldx = ld;
   }
-  // At least four rows and 16 Ki weights each: a few microseconds. Every thread walks through one piece of memory.
+  // At least four rows and 16 Ki weights each: a few microseconds. Every thread walks through one piece of memory; the
+  // last quarter goes to whoever is there first, for cores that are shared with other work are seldom equally fast.
+  // A row's bits do not depend on who computes it.
   const std::int64_t rows = ceil_div(std::max<std::int64_t>((16 << 10) / std::max<std::int64_t>(p.k, 1), 1), 12) * 12;
-  threads.run_shares(ceil_div(p.n, rows), [&](std::int64_t begin, std::int64_t end, int) {
+  const std::int64_t tasks = ceil_div(p.n, rows), static_tasks = tasks - tasks / 4;
+  const std::int64_t step = std::max<std::int64_t>(tasks / 64, 1);
+  std::atomic<std::int64_t> next = static_tasks;
+  threads.run_shares(static_tasks, [&](std::int64_t begin, std::int64_t end, int) {
     kernel(p, begin * rows, std::min(end * rows, p.n));
+    for (;;) {
+      begin = next.fetch_add(step, std::memory_order_relaxed);
+      if (begin >= tasks) return;
+      kernel(p, begin * rows, std::min((begin + step) * rows, p.n));
+    }
   });
 }
 

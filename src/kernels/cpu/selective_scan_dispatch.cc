@@ -185,7 +185,7 @@ Plan make_plan(const Params& p, float* checkpoints, ArenaScope& scope) {
 
 void widen_for_forward(Plan& plan, int num_threads) {  // changes no bits there
   plan.vecs_per_task = kScanBlock;
-  while (plan.vecs_per_task > 1 && plan.num_tasks() < 2 * num_threads) plan.vecs_per_task /= 2;
+  while (plan.vecs_per_task > 1 && plan.num_tasks() < num_threads) plan.vecs_per_task /= 2;
 }
 void widen_for_backward(const Params& p, Plan& plan) {
   auto fits = [&] {
