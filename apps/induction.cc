@@ -161,10 +161,11 @@ struct Trained {
 bool recalls(Context& ctx, const Model& model, const Options& options, std::string* note) {
   for (const auto& [log2, sequences] :
        {std::pair(8, 128), std::pair(11, 64), std::pair(14, 32), std::pair(17, 16), std::pair(20, 16)}) {
-    if (log2 > options.max_length_log2) break;
-    const LengthResult result = test_length(ctx, model, options.seed ^ 0x5eed, std::int64_t{1} << log2, sequences);
-    *note += join(note->empty() ? "" : ", ", "2^", log2, " ", std::lround(100 * result.accuracy()), "%");
+    const std::int64_t tested = std::min<std::int64_t>(log2, options.max_length_log2);
+    const LengthResult result = test_length(ctx, model, options.seed ^ 0x5eed, std::int64_t{1} << tested, sequences);
+    *note += join(note->empty() ? "" : ", ", "2^", tested, " ", std::lround(100 * result.accuracy()), "%");
     if (result.right < result.sequences) return false;
+    if (tested < log2) break;
   }
   return true;
 }
