@@ -30,9 +30,9 @@ struct Options : CommonOptions {
   std::int64_t repeats = 8;  // 0: the paper's own training data
   double lr = 2e-3;
   std::int64_t warmup = 50;  // steps
-  std::int64_t max_steps = 20000;
+  std::int64_t max_steps = 80000;
   double max_seconds = 840;
-  std::int64_t check_every = 4000;  // steps
+  std::int64_t check_every = 7000;  // steps; looking at all lengths takes as long as 3000 of them
   std::int64_t max_length_log2 = 20;
   std::int64_t sequences = 16;  // at the longest length
   std::string out;
@@ -172,7 +172,7 @@ bool recalls(Context& ctx, const Model& model, const Options& options, std::stri
 
 Trained train(Context& ctx, const Model& model, const Options& options) {
   TrainOptions train_options;
-  train_options.schedule.kind = ScheduleKind::kCosine;  // at a constant rate recall at a million comes and goes
+  train_options.schedule.kind = ScheduleKind::kConstant;
   train_options.schedule.lr = options.lr;
   train_options.schedule.warmup_steps = options.warmup;
   train_options.adamw.weight_decay = 0;
@@ -281,8 +281,7 @@ void register_induction(CLI::App& root, Exit& exit) {
   add_integer_option(command, "--repeats", options->repeats,
                      "Times at most that a training sequence shows the pair again (0: the paper's own data)", 0, 64);
   add_integer_option(command, "--warmup", options->warmup, "Steps of warm-up to it", 0);
-  add_integer_option(command, "--max-steps", options->max_steps,
-                     "Train for so many steps, over which the rate falls to 0", 1);
+  add_integer_option(command, "--max-steps", options->max_steps, "Train for so many steps at most", 1);
   command.add_option("--max-seconds", options->max_seconds, "Train for so long at most")->capture_default_str();
   add_integer_option(command, "--check-every", options->check_every, "Look at recall every so many steps", 1);
   command.add_option("--max-length-log2", options->max_length_log2, "Longest test, as a power of two")
