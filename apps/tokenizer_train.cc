@@ -155,8 +155,7 @@ void register_tokenizer_train(CLI::App& parent, Exit& exit) {
                     "by the SentencePiece library"}});
   add_corpus_options(command, *flags);
   add_integer_option(command, "--vocab-size", training.vocab_size, "Tokens, the bytes and end-of-text included", 257,
-                     1'000'000)
-      ->capture_default_str();
+                     1'000'000);
   command.add_option("-o,--out", flags->out, "File to write, or a folder (name/ is made)")->required();
   command.add_option("--kind", flags->kind, "bpe (tokenizer.json, lossless) or sentencepiece (tokenizer.model)")
       ->check(CLI::IsMember({"bpe", "sentencepiece"}))
@@ -164,10 +163,8 @@ void register_tokenizer_train(CLI::App& parent, Exit& exit) {
   command.add_option("--model-type", flags->model_type, "Of sentencepiece: bpe or unigram")
       ->check(CLI::IsMember({"bpe", "unigram"}))
       ->capture_default_str();
-  add_integer_option(command, "--min-count", training.min_count, "Of bpe: rarer pairs do not become tokens", 1)
-      ->capture_default_str();
-  add_integer_option(command, "--max-bytes", training.max_bytes, "Of text that are looked at, from the front", 1)
-      ->capture_default_str();
+  add_integer_option(command, "--min-count", training.min_count, "Of bpe: rarer pairs do not become tokens", 1);
+  add_integer_option(command, "--max-bytes", training.max_bytes, "Of text that are looked at, from the front", 1);
   command.add_option("--end-of-text", training.end_of_text, "Of bpe: the name of that token")->capture_default_str();
   add_output_options(command, *flags);
   on_run(command, exit, flags, run_train);

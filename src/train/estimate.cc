@@ -67,6 +67,15 @@ void Trainer::Impl::refuse_what_does_not_fit(const Batch& batch, std::int64_t av
                "activations grow with batch times length: take fewer rows and more gradient accumulation");
 }
 
+// Evaluates one held-out batch: sets eval_seconds of all, returns the bytes it took.
+std::int64_t Trainer::Impl::measure_evaluation() {
+  const Batch batch = heldout(0);
+  const Stopwatch watch;
+  const std::int64_t bytes = peak_of([&] { evaluate_batch(batch); });
+  eval_seconds = watch.seconds() * static_cast<double>(options.eval_batches);
+  return bytes;
+}
+
 TrainEstimate Trainer::estimate(std::int64_t available_bytes) {
   Impl& in = *impl_;
   TrainEstimate estimate;
@@ -92,19 +101,9 @@ TrainEstimate Trainer::estimate(std::int64_t available_bytes) {
     }
   });
   estimate.step_seconds = median(seconds);
-  if (in.options.eval_batches > 0) {
-    const Batch batch = in.heldout(0);
-    const Stopwatch watch;
-    above = std::max(above, peak_of([&] {
-                       ForwardOptions forward;
-                       forward.sequences = batch.sequences;
-                       forward.compute = in.options.compute;
-                       in.model.evaluate(in.ctx, batch.ids, batch.targets, forward);
-                     }));
-    estimate.eval_seconds = watch.seconds() * static_cast<double>(in.options.eval_batches);
-  }
+  if (in.options.eval_batches > 0) above = std::max(above, in.measure_evaluation());
+  estimate.eval_seconds = in.eval_seconds;
   estimate.peak_bytes = live + above;
-  in.eval_seconds = estimate.eval_seconds;
   in.estimated = estimate;
   in.seconds_before = in.state.seconds;
   in.steps_before = in.state.step;

@@ -230,17 +230,20 @@ StepReport Trainer::step() {
   return report;
 }
 
+LossSum Trainer::Impl::evaluate_batch(const Batch& batch) const {
+  ForwardOptions forward;
+  forward.sequences = batch.sequences;
+  forward.compute = options.compute;
+  return model.evaluate(ctx, batch.ids, batch.targets, forward);
+}
+
 EvalReport Trainer::evaluate() {
   Impl& in = *impl_;
   const Stopwatch watch;
   EvalReport report;
   report.step = in.state.step;
   for (std::int64_t i = 0; i < in.options.eval_batches; ++i) {
-    const Batch batch = in.heldout(i);
-    ForwardOptions forward;
-    forward.sequences = batch.sequences;
-    forward.compute = in.options.compute;
-    const LossSum part = in.model.evaluate(in.ctx, batch.ids, batch.targets, forward);
+    const LossSum part = in.evaluate_batch(in.heldout(i));
     report.loss.nats += part.nats;
     report.loss.num_tokens += part.num_tokens;
   }

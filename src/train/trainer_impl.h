@@ -31,6 +31,8 @@ struct Trainer::Impl {
   std::vector<Batch> batches_of_step() const;
 
   std::int64_t predict_pass_bytes(const Batch& batch);
+  std::int64_t measure_evaluation();
+  LossSum evaluate_batch(const Batch& batch) const;
   void refuse_what_does_not_fit(const Batch& batch, std::int64_t available_bytes);
   void begin();             // opens metrics, plans
   void plan();              // how many steps there will be
