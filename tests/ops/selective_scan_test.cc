@@ -11,6 +11,14 @@ namespace {
 
 using namespace coluber::testing;
 
+// cu_seqlens of `ones` sequences of one token and `empty` ones of none after them.
+std::vector<std::int32_t> ones_then_empty(std::int32_t ones, int empty) {
+  std::vector<std::int32_t> borders;
+  for (std::int32_t border = 0; border <= ones; ++border) borders.push_back(border);
+  borders.insert(borders.end(), static_cast<std::size_t>(empty), ones);
+  return borders;
+}
+
 const std::vector<ScanCase>& cases() {
   static const std::vector<ScanCase> all = {
       {},
@@ -58,6 +66,7 @@ const std::vector<ScanCase>& cases() {
       {.name = "packed", .b = 1, .l = 150, .n = 4, .borders = {0, 1, 4, 4, 100, 150}},
       {.name = "packed, reverse", .b = 1, .l = 150, .n = 4, .reverse = true, .borders = {0, 1, 4, 4, 100, 150}},
       {.name = "packed, no state", .b = 1, .l = 70, .n = 4, .state = false, .borders = {0, 30, 70}},
+      {.name = "packed, many and then empty", .b = 1, .l = 33, .n = 4, .borders = ones_then_empty(33, 7)},
       {.name = "packed into nothing", .b = 1, .l = 0, .n = 4, .borders = {0, 0, 0}},
       {.name = "resets", .l = 150, .n = 4, .resets = {0, 5, 6, 63, 64, 66, 149}},
       {.name = "resets, reverse", .l = 150, .n = 4, .reverse = true, .resets = {0, 5, 6, 63, 64, 66, 149}},

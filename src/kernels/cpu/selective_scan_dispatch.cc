@@ -109,7 +109,9 @@ void divide_sequences(const Params& p, std::int64_t max_strands, ArenaScope& sco
   plan.strands = scope.allocate<Strand>(std::max(most, kMaxParts));
   std::int64_t before = 0, checkpoint = 0;
   for (std::int64_t slot = 0; slot < p.num_sequences; ++slot) {
-    if (plan.num_strands == 0 || before * most >= plan.num_strands * std::max<std::int64_t>(tokens, 1))
+    // Empty sequences after the last token stay with the last strand.
+    const bool is_next = before * most >= plan.num_strands * std::max<std::int64_t>(tokens, 1);
+    if (plan.num_strands == 0 || (is_next && plan.num_strands < most))
       plan.strands[plan.num_strands++] = {next, 0, false};
     Strand& strand = plan.strands[plan.num_strands - 1];
     for_pieces(p, slot, checkpoint, [&](const ScanPiece& piece) {
