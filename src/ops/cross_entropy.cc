@@ -131,12 +131,13 @@ LinearCrossEntropyOut linear_cross_entropy(Context& ctx, const LinearCrossEntrop
     out.grad_x = Tensor::empty({tokens, m}, dtype);
     out.grad_weight = Tensor::empty({v, m}, dtype);
     if (bias.defined()) out.grad_bias = Tensor::empty({v}, dtype);
-    if (tokens == 0) {
+    if (tokens == 0 || v == 0) {  // there is no tile to write them
+      out.grad_x.fill(0);
       out.grad_weight.fill(0);
       if (bias.defined()) out.grad_bias.fill(0);
     }
   }
-  const Tensor losses = Tensor::empty({tokens}, DType::kF64);
+  const Tensor losses = Tensor::zeros({tokens}, DType::kF64);
   const double scale = out.num_tokens == 0 ? 0 : 1 / static_cast<double>(out.num_tokens);
   const std::int64_t step = tile_tokens(v);
   const Tensor tile = v == 0 ? Tensor() : Tensor::empty({std::min(step, tokens), v}, dtype);

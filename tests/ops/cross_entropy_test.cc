@@ -212,6 +212,22 @@ TEST(LinearCrossEntropy, NothingCounts) {
   }
 }
 
+TEST(LinearCrossEntropy, OfNoVocabularyIsZero) {
+  Context ctx = context();
+  constexpr std::int64_t kTokens = 10000;  // from 64 KiB on memory is used again, with what was in it
+  Tensor::full({kTokens, 8}, 7, DType::kF32);
+  Tensor::full({kTokens}, 7, DType::kF64);
+  const LinearCrossEntropyOut out = linear_cross_entropy(ctx,
+                                                         {Tensor::zeros({kTokens, 8}, DType::kF32),
+                                                          Tensor::zeros({0, 8}, DType::kF32),
+                                                          {},
+                                                          Tensor::full({kTokens}, -1, DType::kI32)},
+                                                         true, true);
+  EXPECT_EQ(out.loss, 0);
+  EXPECT_EQ(max_abs(out.token_loss), 0);
+  EXPECT_EQ(max_abs(out.grad_x), 0);
+}
+
 // All logits of 4096 tokens would take 80 MiB; a tile of 1024 takes 20.
 TEST(LinearCrossEntropy, NeverHoldsAllLogits) {
   Context ctx = context(2);
