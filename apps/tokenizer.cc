@@ -10,6 +10,7 @@
 #include "apps/terminal.h"
 #include "apps/tokenizer_commands.h"
 #include "core/check.h"
+#include "core/hash.h"
 #include "text/token_store.h"
 
 namespace coluber::apps {
@@ -119,7 +120,7 @@ Json tokenizer_facts(const Tokenizer& tokenizer, const std::string& path) {
           {"lossless", tokenizer.lossless()},
           {"bos_id", id_or_null(tokenizer.bos_id())},
           {"eos_id", id_or_null(tokenizer.eos_id())},
-          {"fingerprint", hex_fingerprint(tokenizer.fingerprint())},
+          {"fingerprint", hexadecimal(tokenizer.fingerprint())},
           {"special", special}};
 }
 
@@ -132,7 +133,7 @@ Json store_facts(const TokenStore& store) {
           {"text_bytes", info.text_bytes},
           {"vocab_size", info.vocab_size},
           {"eos_id", id_or_null(info.eos_id)},
-          {"tokenizer_fingerprint", hex_fingerprint(info.tokenizer_fingerprint)}};
+          {"tokenizer_fingerprint", hexadecimal(info.tokenizer_fingerprint)}};
 }
 
 // One fact a line; of a long list of special tokens its length.
@@ -224,12 +225,6 @@ void register_vocabulary_info(CLI::App& parent, Exit& exit) {
 }
 
 }  // namespace
-
-std::string hex_fingerprint(std::uint64_t fingerprint) {
-  char text[17];
-  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(fingerprint));
-  return text;
-}
 
 void add_tokenizer_option(CLI::App& command, std::string& tokenizer) {
   command

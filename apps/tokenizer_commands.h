@@ -1,7 +1,6 @@
 // The parts of `coluber tokenizer`: one command for each thing that is done with a vocabulary.
 #pragma once
 
-#include <cstdint>
 #include <string>
 
 #include "apps/cli.h"
@@ -12,6 +11,5 @@ void register_tokenizer_train(CLI::App& parent, Exit& exit);
 void register_tokenizer_pack(CLI::App& parent, Exit& exit);
 
 void add_tokenizer_option(CLI::App& command, std::string& tokenizer);  // -t, --tokenizer
-std::string hex_fingerprint(std::uint64_t fingerprint);
 
 }  // namespace coluber::apps

@@ -7,6 +7,7 @@
 #include "apps/tokenizer_commands.h"
 #include "core/atomic_file.h"
 #include "core/check.h"
+#include "core/hash.h"
 #include "text/tokenize.h"
 #include "text/train_tokenizer.h"
 
@@ -131,7 +132,7 @@ int run_pack(const PackFlags& flags) {
                 {"num_documents", info.num_documents},
                 {"text_bytes", info.text_bytes},
                 {"vocab_size", info.vocab_size},
-                {"tokenizer_fingerprint", hex_fingerprint(info.tokenizer_fingerprint)},
+                {"tokenizer_fingerprint", hexadecimal(info.tokenizer_fingerprint)},
                 {"seconds", seconds}});
   } else {
     print_line(join("wrote ", flags.out, ": ", info.num_tokens, " tokens of ", info.num_documents,

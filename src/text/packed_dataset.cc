@@ -6,12 +6,15 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/hash.h"
 #include "core/rng.h"
 
 namespace coluber {
 namespace {
 
 constexpr const char* kOp = "data";
+constexpr std::int64_t kWholeTokens = std::int64_t{1} << 24;  // 64 MiB: read in a tenth of a second
+constexpr std::int64_t kBlocks = 256, kBlockTokens = std::int64_t{1} << 14;
 constexpr std::uint64_t kStream = 0x7061636b00000000ull;  // "pack": no other random numbers of the seed are these
 
 void check_at_least(std::string_view what, std::int64_t least, std::int64_t got) {
@@ -109,6 +112,30 @@ void TokenStream::read(std::int64_t first, std::span<std::int32_t> ids, std::spa
     if (t < resets.size()) resets[t] = 1;
     if (t > 0 && targets[t - 1] != info.eos_id) targets[t - 1] = -1;
   }
+}
+
+std::uint64_t TokenStream::fingerprint() const {
+  std::uint64_t hash = fnv1a(join(size(), " tokens"));
+  std::vector<std::int32_t> ids, targets;
+  std::vector<std::uint8_t> resets;
+  const auto add = [&](std::int64_t first) {
+    const auto count = static_cast<std::size_t>(std::min(kBlockTokens, size() - first));
+    ids.resize(count);
+    targets.resize(count);
+    resets.resize(count);
+    read(first, ids, targets, resets);
+    hash = fnv1a({reinterpret_cast<const char*>(ids.data()), count * sizeof(std::int32_t)}, hash);
+    hash = fnv1a({reinterpret_cast<const char*>(resets.data()), count}, hash);
+  };
+  if (size() <= kWholeTokens) {
+    for (std::int64_t first = 0; first < size(); first += kBlockTokens) add(first);
+    return hash;
+  }
+  const double apart = static_cast<double>(size() - kBlockTokens) / (kBlocks - 1);
+  for (std::int64_t i = 0; i < kBlocks; ++i) {
+    add(std::min(std::llround(apart * static_cast<double>(i)), static_cast<long long>(size() - kBlockTokens)));
+  }
+  return hash;
 }
 
 std::int64_t PackedDataset::windows_per_epoch(std::int64_t seq_len) const {

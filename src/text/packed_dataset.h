@@ -42,6 +42,10 @@ class TokenStream {
   void read(std::int64_t first, std::span<std::int32_t> ids, std::span<std::int32_t> targets,
             std::span<std::uint8_t> resets) const;
 
+  // Of the ids and where documents begin: of all of them up to 2^24 tokens, beyond of 256 blocks spread evenly from the
+  // first token to the last, so that terabytes are told apart in a second.
+  std::uint64_t fingerprint() const;
+
  private:
   std::int64_t border_from(std::int64_t token) const;
 
@@ -60,6 +64,7 @@ class PackedDataset {
  public:
   explicit PackedDataset(TokenStream stream) : stream_(std::move(stream)) {}
 
+  const TokenStream& stream() const { return stream_; }
   std::int64_t num_tokens() const { return stream_.size(); }
   // Throws kInvalidArgument naming both numbers when there are fewer than seq_len + 1 tokens.
   std::int64_t windows_per_epoch(std::int64_t seq_len) const;

@@ -1,6 +1,5 @@
 #include "text/tokenize.h"
 
-#include <cstdio>
 #include <filesystem>
 
 #include "core/atomic_file.h"
@@ -118,9 +117,7 @@ std::shared_ptr<const TokenStore> tokenize_cached(const Tokenizer& tokenizer, co
   // Begin and end of text may come from a tokenizer_config.json, of which the tokenizer's fingerprint knows nothing.
   const std::uint64_t key = fnv1a(join(corpus.fingerprint(), " ", tokenizer.fingerprint(), " ", tokenizer.bos_id(), " ",
                                        tokenizer.eos_id(), " ", kTokenFileVersion));
-  char name[40];
-  std::snprintf(name, sizeof name, "tokens-%016llx.bin", static_cast<unsigned long long>(key));
-  const std::string path = (std::filesystem::path(folder) / name).string();
+  const std::string path = (std::filesystem::path(folder) / ("tokens-" + hexadecimal(key) + ".bin")).string();
   if (std::filesystem::exists(path)) return TokenStore::open(path);
   ensure_directory(folder);
   return tokenize_to_file(tokenizer, corpus, path, progress);

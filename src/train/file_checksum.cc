@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/hash.h"
 
 namespace coluber {
 namespace {
@@ -70,12 +71,6 @@ class File {
  private:
   int descriptor_;
 };
-
-std::string hexadecimal(std::uint64_t value) {
-  std::string text(16, '0');
-  for (std::size_t i = 16; i-- > 0; value >>= 4) text[i] = "0123456789abcdef"[value & 15];
-  return text;
-}
 
 }  // namespace
 

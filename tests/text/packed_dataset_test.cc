@@ -10,6 +10,7 @@
 #include "tests/support/refusals.h"
 #include "tests/support/tensors.h"
 #include "tests/support/token_files.h"
+#include "text/token_file.h"
 
 namespace coluber::testing {
 namespace {
@@ -216,6 +217,46 @@ TEST(TokenStreamSplit, AtEndOfTextOrAnywhere) {
   const auto [first, last] = TokenStream(TokenStore::of(ids, 10), 100, 200).split(0.25);
   EXPECT_EQ(first.size(), 75);
   EXPECT_EQ(last.size(), 25);
+}
+
+TEST(TokenStreamFingerprint, TellsTokensAndBordersApart) {
+  const auto of = [](Ids ids, std::vector<std::int64_t> starts) {
+    return TokenStream(TokenStore::of(std::move(ids), 9, std::move(starts))).fingerprint();
+  };
+  const std::uint64_t fingerprint = of({1, 2, 3, 4, 5}, {0, 2});
+  EXPECT_EQ(of({1, 2, 3, 4, 5}, {0, 2}), fingerprint);
+  EXPECT_NE(of({1, 2, 3, 4, 6}, {0, 2}), fingerprint);
+  EXPECT_NE(of({2, 2, 3, 4, 5}, {0, 2}), fingerprint);
+  EXPECT_NE(of({1, 2, 3, 4, 5}, {0, 3}), fingerprint);
+  EXPECT_NE(of({1, 2, 3, 4, 5, 0}, {0, 2}), fingerprint);
+  const auto all = counting(100'000);  // several blocks
+  EXPECT_EQ(TokenStream(all, 0, 70'000).fingerprint(), TokenStream(counting(70'000)).fingerprint());
+  EXPECT_NE(TokenStream(all, 0, 70'000).fingerprint(), TokenStream(all, 1, 70'001).fingerprint());
+}
+
+// 256 GB of zeros in a file with a hole: read whole, they would take minutes.
+TEST(TokenStreamFingerprint, OfAHugeFileLooksAtParts) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "huge.bin";
+  TokenFileHeader header;
+  header.info.num_tokens = std::int64_t{1} << 36;
+  header.info.vocab_size = 100'000;
+  write_bytes(path, {reinterpret_cast<const char*>(&header), sizeof header});
+  std::filesystem::resize_file(path, static_cast<std::uintmax_t>(token_file_extents(header).size_bytes));
+  const auto fingerprint = [&] { return TokenStream(TokenStore::open(path)).fingerprint(); };
+  const std::uint64_t before = fingerprint();
+  EXPECT_EQ(fingerprint(), before);
+  for (const std::int64_t token : {std::int64_t{0}, header.info.num_tokens - 1}) {
+    std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+    const auto write = [&](std::int32_t id) {
+      file.seekp(kTokenFileHeaderBytes + 4 * token);
+      file.write(reinterpret_cast<const char*>(&id), sizeof id).flush();
+    };
+    write(7);
+    EXPECT_NE(fingerprint(), before) << token;
+    write(0);
+    EXPECT_EQ(fingerprint(), before) << token;
+  }
 }
 
 TEST(PackedDataset, ReadsFiles) {
