@@ -10,6 +10,7 @@
 #include "apps/train_report.h"
 #include "core/atomic_file.h"
 #include "core/check.h"
+#include "core/hash.h"
 
 namespace coluber::apps {
 namespace {
@@ -109,7 +110,7 @@ void check_flags(const Options& options) {
   train_config(options, 256);
 }
 
-void prepare_out(const Options& options, bool resuming) {
+std::shared_ptr<TrainingLock> prepare_out(const Options& options, bool resuming) {
   if (options.out.empty()) {
     refuse_value(ErrorCode::kInvalidArgument, "train", "--out", "a folder for the model", "none");
   }
@@ -118,10 +119,11 @@ void prepare_out(const Options& options, bool resuming) {
     refuse_value(ErrorCode::kIo, "train", "--out " + options.out, "a folder that can be written to",
                  std::strerror(errno));
   }
-  if (resuming) return;
+  std::shared_ptr<TrainingLock> lock = lock_training(options.out);
+  if (resuming) return lock;
   const std::string checkpoints = options.out + "/checkpoints";
   const bool trained = fs::exists(checkpoints);
-  if (trained && options.overwrite) return;
+  if (trained && options.overwrite) return lock;
   if (trained) {
     refuse_value(ErrorCode::kInvalidArgument, "train", "--out " + options.out, "a folder without a training",
                  checkpoints, "--resume goes on with it, --overwrite removes it first");
@@ -129,6 +131,7 @@ void prepare_out(const Options& options, bool resuming) {
     refuse_value(ErrorCode::kInvalidArgument, "train", "--out " + options.out, "a folder without a model",
                  "config.json", "choose another folder");
   }
+  return lock;
 }
 
 // Only when the new training can begin: a misspelt --data must not cost the old one.
@@ -140,14 +143,6 @@ void remove_earlier_training(const std::string& out) {
   }
 }
 
-// A resumed training must meet the same tokens: batches are numbers into them.
-void check_same_data(const std::string& checkpoint, const TrainData& data) {
-  const Json settings = Json::parse(checkpoint_settings(checkpoint));
-  const auto before = settings.value("tokens", data.train->num_tokens());
-  check_equal("train", "tokens of --data", before, data.train->num_tokens(),
-              "the files changed since the training began");
-}
-
 // --- options of the library ------------------------------------------------------------------------------------------
 TrainOptions train_options(const Options& options, const TrainData& data) {
   TrainOptions train = learning_options(options);
@@ -156,9 +151,9 @@ TrainOptions train_options(const Options& options, const TrainData& data) {
   if (!data.tokenizer) train.sample_every = 0;
   train.out = options.out;
   train.name = options.name.empty() ? fs::absolute(options.out).lexically_normal().filename().string() : options.name;
-  Json settings = options.bindings->to_json();
-  settings["tokens"] = data.train->num_tokens();
-  train.settings = settings.dump(-1, ' ', false, Json::error_handler_t::replace);
+  train.data =
+      join(data.train->num_tokens(), " tokens with fingerprint ", hexadecimal(data.train->stream().fingerprint()));
+  train.settings = options.bindings->to_json().dump(-1, ' ', false, Json::error_handler_t::replace);
   train.card_rows = {{"Data", join(file_names(options.data), ", ", data.train->num_tokens(), " tokens")},
                      {"Tokenizer", vocabulary_text(data)},
                      {"Batch", join(options.batch * options.grad_accum, " sequences of ", options.seqlen, " tokens")}};
@@ -177,17 +172,17 @@ Model create_model(const Options& options, const TrainData& data) {
 int run(Options& options) {
   const std::string checkpoint = take_checkpoint(options);
   check_flags(options);
-  prepare_out(options, !checkpoint.empty());
+  const std::shared_ptr<TrainingLock> lock = prepare_out(options, !checkpoint.empty());
   const TrainData data = open_train_data(options, checkpoint);
-  if (!checkpoint.empty()) check_same_data(checkpoint, data);
   Context ctx(options.context());
   const Model model = create_model(options, data);
   if (checkpoint.empty() && options.overwrite) remove_earlier_training(options.out);
   TrainReport report(ctx, model, options, data);
   TrainCallbacks callbacks = report.callbacks();
   callbacks.should_stop = [] { return stop_signal != 0; };
-  Trainer trainer(ctx, model, data.train_batches(options), train_options(options, data), data.heldout_batches(options),
-                  callbacks);
+  TrainOptions settings = train_options(options, data);
+  settings.lock = lock;
+  Trainer trainer(ctx, model, data.train_batches(options), settings, data.heldout_batches(options), callbacks);
   if (!checkpoint.empty()) trainer.resume(checkpoint);
   const std::int64_t steps_before = trainer.num_steps();
   const TrainEstimate estimate = trainer.estimate(available_memory_bytes());

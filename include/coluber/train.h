@@ -99,23 +99,31 @@ struct Batch {
 };
 using Batches = std::function<Batch(std::int64_t index)>;
 
+// One training at a time writes to a folder. Trainer::run and Trainer::save hold the lock of `out`, across processes,
+// until the training ends; who prepares the folder before takes it and gives it to the Trainer. Throws kIo naming
+// folder and process when another holds it. The lock of a process that was killed is free.
+class TrainingLock;
+std::shared_ptr<TrainingLock> lock_training(const std::string& out);
+
 struct TrainOptions {
   Schedule schedule;  // total_steps is set by the limits below; warmup_steps -1: a twentieth of them
   AdamWOptions adamw;
-  std::int64_t max_steps = 0;     // 0: no such limit
-  double max_seconds = 0;         // 0: no such limit; the schedule is stretched to end in time
-  std::int64_t grad_accum = 1;    // batches per step
-  DType compute = DType::kF32;    // of matrix products: kF32 or kBF16
-  std::uint64_t seed = 0;         // of dropout
-  std::int64_t eval_every = 0;    // steps; 0: only at the end; -1: ten times in all
-  std::int64_t eval_batches = 0;  // held-out batches 0 to eval_batches - 1
-  double bytes_per_token = 0;     // of the held-out text, for bits per byte; 0: unknown
-  std::int64_t save_every = 0;    // steps; 0: only at the end; -1: every ten minutes
-  std::int64_t sample_every = 0;  // steps; 0: never; -1: three times in all
-  std::int64_t keep = 3;          // newest checkpoints that stay
-  std::string out;                // folder; empty: nothing is written
-  std::string settings;           // JSON of the caller, kept in trainer.json
-  std::string name;               // of the model, for its card and the picture of the loss
+  std::int64_t max_steps = 0;          // 0: no such limit
+  double max_seconds = 0;              // 0: no such limit; the schedule is stretched to end in time
+  std::int64_t grad_accum = 1;         // batches per step
+  DType compute = DType::kF32;         // of matrix products: kF32 or kBF16
+  std::uint64_t seed = 0;              // of dropout
+  std::int64_t eval_every = 0;         // steps; 0: only at the end; -1: ten times in all
+  std::int64_t eval_batches = 0;       // held-out batches 0 to eval_batches - 1
+  double bytes_per_token = 0;          // of the held-out text, for bits per byte; 0: unknown
+  std::int64_t save_every = 0;         // steps; 0: only at the end; -1: every ten minutes
+  std::int64_t sample_every = 0;       // steps; 0: never; -1: three times in all
+  std::int64_t keep = 3;               // newest checkpoints that stay
+  std::string out;                     // folder; empty: nothing is written
+  std::shared_ptr<TrainingLock> lock;  // of `out`, when the caller has it
+  std::string data;                    // tells data apart; a training goes on with the same alone; empty: unknown
+  std::string settings;                // JSON of the caller, kept in trainer.json
+  std::string name;                    // of the model, for its card and the picture of the loss
   std::vector<std::pair<std::string, std::string>> card_rows;  // more rows of the card: {"Data", "book.txt"}
 
   void check() const;
@@ -170,7 +178,7 @@ class Trainer {
   TrainEstimate estimate(std::int64_t available_bytes = 0);
 
   // Continues from a checkpoint folder. Throws kCorruptFile when it is not whole, kInvalidArgument when it belongs to
-  // another model.
+  // another model or, by TrainOptions::data, to other data.
   void resume(const std::string& checkpoint);
 
   // Trains to the limit, or until should_stop; saves. Throws kNumeric when loss or gradients stop being finite, naming

@@ -68,6 +68,7 @@ Json state_to_json(const TrainerState& state) {
           {"grad_accum", state.grad_accum},
           {"schedule", schedule_to_json(state.schedule)},
           {"metrics_bytes", state.metrics_bytes},
+          {"data", state.data},
           {"settings", state.settings}};
 }
 
@@ -81,6 +82,7 @@ TrainerState state_from_json(const Json& json) {
   state.grad_accum = json.at("grad_accum").get<std::int64_t>();
   state.schedule = schedule_from_json(json.at("schedule"));
   state.metrics_bytes = json.at("metrics_bytes").get<std::int64_t>();
+  state.data = json.value("data", std::string());  // absent in the first checkpoints
   state.settings = json.at("settings").get<std::string>();
   return state;
 }

@@ -28,6 +28,7 @@ struct TrainerState {
   std::int64_t grad_accum = 1;
   Schedule schedule;
   std::int64_t metrics_bytes = 0;  // length of OUT/metrics.jsonl when this was written
+  std::string data;                // TrainOptions::data; empty: unknown
   std::string settings;            // the caller's JSON
 };
 

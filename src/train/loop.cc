@@ -67,7 +67,8 @@ Trainer::Impl::Impl(Context& context, const Model& trained, Batches train, Train
       heldout(std::move(held)),
       options(std::move(chosen)),
       callbacks(std::move(calls)),
-      optimizer(model.parameters(), options.adamw) {
+      optimizer(model.parameters(), options.adamw),
+      lock(options.lock) {
   options.check();
   if (options.eval_batches > 0 && !heldout) {
     refuse_value(ErrorCode::kInvalidArgument, "train", "heldout", "a source of batches, for eval_batches > 0", "none");
@@ -75,6 +76,7 @@ Trainer::Impl::Impl(Context& context, const Model& trained, Batches train, Train
   state.seed = options.seed;
   state.grad_accum = options.grad_accum;
   state.schedule = options.schedule;
+  state.data = options.data;
   state.settings = options.settings;
 }
 
@@ -152,6 +154,10 @@ bool Trainer::Impl::finished() const {
   return state.step >= state.schedule.total_steps;
 }
 
+void Trainer::Impl::take_lock() {
+  if (!lock) lock = lock_training(options.out);
+}
+
 void Trainer::Impl::begin() {
   clock.emplace();
   seconds_before = state.seconds;
@@ -163,7 +169,7 @@ void Trainer::Impl::begin() {
     state.schedule.warmup_steps = std::clamp<std::int64_t>(state.schedule.total_steps / 20, 1, kMaxAutoWarmup);
   }
   if (options.out.empty()) return;
-  ensure_directory(options.out);
+  take_lock();
   if (resumed) {
     set_newer_checkpoints_aside(options.out, state.step);
   } else if (const auto there = list_checkpoints(options.out); !there.empty()) {
@@ -192,9 +198,14 @@ void Trainer::resume(const std::string& checkpoint) {
     refuse_value(ErrorCode::kInvalidArgument, "train", "seed", join(state.seed, ", as in ", checkpoint),
                  join(in.options.seed));
   }
+  if (!state.data.empty() && !in.options.data.empty() && state.data != in.options.data) {
+    refuse_value(ErrorCode::kInvalidArgument, "train", "data", join(state.data, ", as in ", checkpoint),
+                 in.options.data, "a training goes on with the data that it began with; start a new one for others");
+  }
   const std::int64_t warmup = state.schedule.warmup_steps;
   state.schedule = in.options.schedule;
   if (state.schedule.warmup_steps < 0) state.schedule.warmup_steps = warmup;
+  if (!in.options.data.empty()) state.data = in.options.data;
   state.settings = in.options.settings;
   in.state = state;
   in.resumed = true;
@@ -264,6 +275,7 @@ std::string Trainer::save() {
   if (in.options.out.empty()) {
     refuse(ErrorCode::kInvalidArgument, "train", "out: expected a folder for checkpoints, got none");
   }
+  in.take_lock();
   for (const Parameter& parameter : in.optimizer.parameters()) {
     const double squares = ops::sum_of_squares(in.ctx, parameter.var.value());
     if (!std::isfinite(squares)) in.refuse_not_finite("sum of squares of " + parameter.name, in.state.step, squares);
@@ -281,6 +293,10 @@ std::string Trainer::save() {
 TrainEnd Trainer::run() {
   Impl& in = *impl_;
   if (in.options.max_seconds > 0 && !in.estimated) estimate();
+  const struct Unlock {
+    Impl& in;
+    ~Unlock() { in.lock = in.options.lock; }
+  } unlock{in};
   in.begin();
   bool stopped = false;
   while (!in.finished() && !stopped) {

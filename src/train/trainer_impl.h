@@ -34,6 +34,7 @@ struct Trainer::Impl {
   std::int64_t measure_evaluation();
   LossSum evaluate_batch(const Batch& batch) const;
   void refuse_what_does_not_fit(const Batch& batch, std::int64_t available_bytes);
+  void take_lock();         // of OUT, where nobody has given it
   void begin();             // opens metrics, plans
   void plan();              // how many steps there will be
   void choose_intervals();  // of evaluations and samples, where the options leave them open
@@ -55,6 +56,7 @@ struct Trainer::Impl {
   std::optional<MetricsFile> metrics;
   std::optional<TrainEstimate> estimated;
   std::string last_checkpoint;
+  std::shared_ptr<TrainingLock> lock;
 
   bool resumed = false;
   std::optional<Stopwatch> clock;                 // since run()

@@ -89,7 +89,11 @@ std::vector<BadInput> bad_beginnings(const World& world, const std::string& data
 std::vector<BadInput> bad_train(const World& world) {
   const std::string data = long_text(world, "train.txt"), other = long_text(world, "changing.txt");
   const std::string out = trained(world, "trained", data), changed = trained(world, "changed", other);
+  const std::string swapped = trained(world, "swapped", long_text(world, "swapping.txt"));
   world.file("changing.txt", World::kText);
+  std::string letters = read_bytes(world / "swapping.txt");
+  letters[letters.size() / 2] = letters[letters.size() / 2] == 'a' ? 'b' : 'a';
+  world.file("swapping.txt", letters);
   const std::string cut = trained(world, "cut_training", data);
   std::filesystem::resize_file(cut + "/checkpoints/step-2/optimizer.safetensors", 100);
   const std::string tokenizer = world / "words.json";
@@ -105,7 +109,14 @@ std::vector<BadInput> bad_train(const World& world) {
       {"ResumeFinished", {"train", "--resume", out}, {"2 steps done", "--max-steps"}, 2},
       {"ResumeWithAnotherBatch", {"train", "--resume", out, "--batch", "3"}, {"--batch", "expected 2", "got 3"}, 2},
       {"ResumeWithAnotherWidth", {"train", "--resume", out, "--d-model", "32"}, {"--d-model", "got 32"}, 2},
-      {"ResumeOnOtherData", {"train", "--resume", changed, "--max-steps", "4"}, {"tokens of --data", "changed"}, 2},
+      {"ResumeOnOtherData",
+       {"train", "--resume", changed, "--max-steps", "4"},
+       {"data: expected ", "tokens with fingerprint", "as in " + changed, "start a new one"},
+       2},
+      {"ResumeOnOtherDataOfTheSameSize",
+       {"train", "--resume", swapped, "--max-steps", "4"},
+       {"data: expected ", "tokens with fingerprint", "as in " + swapped, "start a new one"},
+       2},
       {"ResumeWithAnotherVocabulary",
        {"train", "--resume", revised, "--max-steps", "4"},
        {"vocabulary", "270", "265"},

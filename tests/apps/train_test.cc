@@ -22,11 +22,14 @@ class Train : public ::testing::Test {
     arguments.insert(arguments.end(), more.begin(), more.end());
     return arguments;
   }
-  // `coluber ARGUMENTS`, which gets SIGNAL after a while.
-  Outcome interrupted(const std::vector<std::string>& arguments, const std::string& signal) const {
-    std::string command = "timeout --preserve-status -s " + signal + " 1.5 " + shell_quoted(COLUBER_PROGRAM);
+  // `coluber ARGUMENTS`, which gets SIGNAL when steps were done in OUT.
+  Outcome interrupted(const std::vector<std::string>& arguments, const std::string& out,
+                      const std::string& signal) const {
+    std::string command = shell_quoted(COLUBER_PROGRAM);
     for (const std::string& argument : arguments) command += " " + shell_quoted(argument);
-    const int status = std::system((command + " >" + (folder_ / "stdout") + " 2>" + (folder_ / "stderr")).c_str());
+    command += " >" + (folder_ / "stdout") + " 2>" + (folder_ / "stderr") + " & for i in $(seq 600); do [ -s " + out +
+               "/metrics.jsonl ] && break; sleep 0.1; done; kill -s " + signal + " $!; wait $!";
+    const int status = std::system(command.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_bytes(folder_ / "stdout"),
             read_bytes(folder_ / "stderr")};
   }
@@ -98,7 +101,7 @@ TEST_F(Train, ClosedOutputsDoNotLeakIntoFiles) {
 TEST_F(Train, AStopSavesAndSaysHowToGoOnToTheSameBits) {
   for (const std::string signal : {"INT", "TERM"}) {
     const std::string parts = folder_ / ("parts" + signal), whole = folder_ / ("whole" + signal);
-    const Outcome stopped = interrupted(small(parts, {"--max-steps", "1000000", "--dropout", "0.1"}), signal);
+    const Outcome stopped = interrupted(small(parts, {"--max-steps", "1000000", "--dropout", "0.1"}), parts, signal);
     EXPECT_EQ(stopped.code, 1) << stopped.err;
     EXPECT_NE(stopped.err.find("coluber train --resume " + parts), std::string::npos) << stopped.err;
     const std::string name = fs::path(newest_checkpoint(parts)).filename();
@@ -119,6 +122,22 @@ TEST_F(Train, ANewTrainingReplacesAnOldOneOnlyWhenAsked) {
   EXPECT_EQ(newest_checkpoint(out), out + "/checkpoints/step-2");
 }
 
+TEST_F(Train, AFolderInUseIsLeftAlone) {
+  const std::string out = folder_ / "model";
+  ASSERT_EQ(coluber(small(out, {"--max-steps", "2"})).code, 0);
+  auto lock = lock_training(out);
+  for (const std::vector<std::string>& arguments :
+       {small(out, {"--max-steps", "1", "--overwrite"}), {"train", "--resume", out, "--max-steps", "3"}}) {
+    const Outcome second = coluber(arguments);
+    EXPECT_EQ(second.code, 1);
+    EXPECT_NE(second.err.find(out + ", in use by process " + std::to_string(::getpid())), std::string::npos)
+        << second.err;
+  }
+  EXPECT_EQ(newest_checkpoint(out), out + "/checkpoints/step-2");
+  lock.reset();
+  EXPECT_EQ(coluber({"train", "--resume", out, "--max-steps", "3"}).code, 0);
+}
+
 TEST_F(Train, AFullDiskEndsInASentenceAndKeepsTheLastCheckpoint) {
   const std::string out = folder_ / "model";
   ASSERT_EQ(coluber(small(out, {"--max-steps", "2"})).code, 0);
@@ -131,6 +150,14 @@ TEST_F(Train, AFullDiskEndsInASentenceAndKeepsTheLastCheckpoint) {
   EXPECT_EQ(read_bytes(folder_ / "stderr").rfind("coluber: ", 0), 0u) << read_bytes(folder_ / "stderr");
   EXPECT_EQ(newest_checkpoint(out), out + "/checkpoints/step-2");
   EXPECT_EQ(newest_model(out), before);
+}
+
+TEST_F(Train, GoesOnWithTheSameDataUnderAnotherName) {
+  const std::string out = folder_ / "model", copy = folder_ / "copy.txt";
+  ASSERT_EQ(coluber(small(out, {"--max-steps", "2"})).code, 0);
+  write_bytes(copy, read_bytes(data_));
+  fs::last_write_time(data_, fs::file_time_type::clock::now());  // touched, not changed
+  EXPECT_EQ(coluber({"train", "--resume", out, "--max-steps", "3"}).code, 0);
 }
 
 TEST_F(Train, LearnsFromAFileOfTokens) {

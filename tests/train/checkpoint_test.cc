@@ -146,6 +146,27 @@ TEST(Checkpoint, WithOtherSeedOrAccumulationIsRefused) {
             std::string::npos);
 }
 
+TEST(Checkpoint, OfOtherDataIsRefusedWhereBothAreKnown) {
+  const TemporaryFolder folder;
+  const auto train_on = [&](const std::string& data, std::int64_t steps, const std::string& resume) {
+    Context ctx({.num_threads = 1});
+    TrainOptions options = small_options(steps, folder.path());
+    options.data = data;
+    Trainer trainer(ctx, Model::create(small_config(), 1), small_batches(), options, small_heldout());
+    if (!resume.empty()) trainer.resume(resume);
+    trainer.run();
+  };
+  train_on("the first", 2, {});
+  const std::string checkpoint = folder / "checkpoints/step-2";
+  EXPECT_EQ(read_trainer_state(checkpoint).data, "the first");
+  const std::string sentence = refusal(ErrorCode::kInvalidArgument, [&] { train_on("the second", 3, checkpoint); });
+  EXPECT_NE(sentence.find("data: expected the first, as in " + checkpoint + ", got the second"), std::string::npos)
+      << sentence;
+  train_on("", 3, checkpoint);  // of the caller alone
+  EXPECT_EQ(read_trainer_state(folder / "checkpoints/step-3").data, "the first");
+  train_on("the first", 4, folder / "checkpoints/step-3");
+}
+
 TEST(Checkpoint, ANewTrainingDoesNotWriteOverAnOldOne) {
   const TemporaryFolder folder;
   train(folder.path(), 2, 0);
