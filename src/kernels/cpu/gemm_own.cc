@@ -1,56 +1,130 @@
 // A matrix product without a library, for builds that have none: one source, compiled per instruction set.
 //
-// The classic three levels. Columns of b are packed kKBlock deep into panels two vectors wide, which stay in the L2
-// cache; rows of a are packed kRowsPerPanel at a time into panels that stay in L1; the innermost loop keeps a
-// kRowsPerPanel x 2-vector piece of c in registers and adds one outer product per step of k.
+// The rows of one factor meet the columns of the other. Columns are packed, kDepth units of k and kColumnBlock columns
+// at a time, into panels that stay in the L2 cache; up to kMostRows rows at a time stay in L1 and meet all panels. Rows
+// whose elements lie side by side along k are read where they are. Which factor gives the columns is chosen by shape:
+// the one that costs less to pack; if that is a, then c is made transposed, piece by piece.
 #include <algorithm>
 
+#include "kernels/cpu/gemm_own_kernel.h"
+#include "kernels/cpu/gemm_own_pack.h"
 #include "kernels/cpu/matmul_isa.h"
 #include "kernels/cpu/simd.h"
 
 namespace coluber::cpu::COLUBER_ISA {
 namespace {
 
-constexpr int kPanelRows = kLanes == 16 ? 12 : kLanes == 8 ? 6 : 4;  // 24, 12 and 8 accumulators of 32, 16 and 16
-constexpr int kPanelColumns = 2 * kLanes;
-constexpr std::int64_t kKBlock = 256;
-constexpr std::int64_t kColumnBlock = 256;  // panels of b: 256 x 256 x 4 = 256 KiB
+constexpr std::int64_t kDepth = 512;        // units of k: rows take 14 x 512 x 4 = 28 KiB
+constexpr std::int64_t kColumnBlock = 256;  // packed columns: 256 x 512 x 4 = 512 KiB
+constexpr std::int64_t kPanelColumns = kMostVectors * kLanes;
+constexpr std::int64_t kRowVectors = (kMostRows + kLanes - 1) / kLanes;
+constexpr std::int64_t kRowPad = 16;  // a line, so that copied rows do not share cache sets
 
-static_assert(kKBlock * (kColumnBlock + kPanelRows) <= kGemmOwnWorkspace);
+static_assert(kColumnBlock * kDepth + kRowVectors * kLanes * (kDepth + kRowPad) +
+                  kPanelColumns * (kMostRows + kRowVectors * kLanes) <=
+              kGemmOwnWorkspace);
 
-// (rows <= width) of a strided matrix, side by side for every step of k; missing rows are zero.
-void pack(const float* from, std::int64_t row_stride, std::int64_t k_stride, std::int64_t rows, std::int64_t width,
-          std::int64_t depth, float* to) {
-  for (std::int64_t l = 0; l < depth; ++l) {
-    for (std::int64_t i = 0; i < rows; ++i) to[l * width + i] = from[i * row_stride + l * k_stride];
-    for (std::int64_t i = rows; i < width; ++i) to[l * width + i] = 0;
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// Share i of n cut into `parts` nearly equal parts starts here.
+constexpr std::int64_t share(std::int64_t n, std::int64_t parts, std::int64_t i) {
+  return n * i / parts;
+}
+
+template <class T>
+struct OwnProduct {
+  Side<T> rows, columns;
+  std::int64_t k = 0;
+  float* c = nullptr;  // element (i,j) at c + i * ldc + j, or with `transposed` at c + j * ldc + i
+  std::int64_t ldc = 0;
+  bool transposed = false;
+};
+
+template <class T>
+OwnProduct<T> choose_sides(const Gemm<T>& p) {
+  const Side<T> a{p.a, p.lda, !p.transpose_a, p.m}, b{p.b, p.ldb, p.transpose_b, p.n};
+  const bool swapped = b.k_contiguous ? 2 * p.m < p.n : p.n < kPanelColumns && !a.k_contiguous && p.m > p.n;
+  return {swapped ? b : a, swapped ? a : b, p.k, p.c, p.ldc, swapped};
+}
+
+// c^T (columns, rows) = or += piece (rows, columns), rows kPanelColumns apart.
+void store_transposed(const float* piece, std::int64_t rows, std::int64_t columns, float* c, std::int64_t ldc, bool add,
+                      float* scratch) {
+  for (std::int64_t i = 0; i < rows; i += kLanes) {
+    const std::int64_t count = std::min<std::int64_t>(kLanes, rows - i);
+    const void* lines[kLanes];
+    for (std::int64_t r = 0; r < kLanes; ++r) lines[r] = piece + (i + std::min(r, count - 1)) * kPanelColumns;
+    transpose_units(lines, columns, kLanes, scratch);
+    for (std::int64_t j = 0; j < columns; ++j) {
+      float* to = c + j * ldc + i;
+      const VecF v = load(scratch + j * kLanes);
+      store_first(to, add ? load_first(to, count) + v : v, count);
+    }
   }
 }
 
-// c (rows, columns) += a panel * b panel.
-void multiply_panels(const float* a, const float* b, std::int64_t depth, float* c, std::int64_t ldc, std::int64_t rows,
-                     std::int64_t columns) {
-  VecF sum[kPanelRows][2] = {};
-  for (std::int64_t l = 0; l < depth; ++l) {
-    const VecF b0 = load(b + l * kPanelColumns), b1 = load(b + l * kPanelColumns + kLanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < kPanelRows; ++i) {
-      const VecF a_i = splat(a[l * kPanelRows + i]);
-      sum[i][0] += a_i * b0;
-      sum[i][1] += a_i * b1;
+// The product of elements [l, l + elems) of k with the columns packed in `panels`.
+template <class T>
+void multiply_block(const OwnProduct<T>& p, std::int64_t l, std::int64_t elems, bool add, std::int64_t column,
+                    std::int64_t columns, const float* panels, float* workspace) {
+  const std::int64_t units = ceil_div(elems, kElemsPerUnit<T>), vectors = ceil_div(columns, kLanes);
+  const std::int64_t panels_across = ceil_div(vectors, kMostVectors), row_panels = ceil_div(p.rows.extent, kMostRows);
+  float* const row_panel = workspace;
+  float* const piece = row_panel + kRowVectors * kLanes * (kDepth + kRowPad);
+  PanelProduct product;
+  product.units = units;
+  for (std::int64_t r = 0; r < row_panels; ++r) {
+    const std::int64_t row = share(p.rows.extent, row_panels, r), rows = share(p.rows.extent, row_panels, r + 1) - row;
+    if (p.rows.k_contiguous && elems % kElemsPerUnit<T> == 0) {
+      product.a = reinterpret_cast<const char*>(p.rows.at(row, l));
+      product.a_row = p.rows.ld * static_cast<std::int64_t>(sizeof(T));
+      product.a_step = sizeof(float);
+    } else {
+      pack(p.rows, row, rows, l, elems, kRowVectors, row_panel);
+      product.a = reinterpret_cast<const char*>(row_panel);
+      product.a_row = sizeof(float);
+      product.a_step = kRowVectors * kLanes * sizeof(float);
+    }
+    for (std::int64_t i = 0; i < panels_across; ++i) {
+      const std::int64_t first = share(vectors, panels_across, i), end = share(vectors, panels_across, i + 1);
+      const std::int64_t j = column + first * kLanes;
+      product.b = panels + first * kLanes * units;
+      product.columns = std::min((end - first) * kLanes, columns - first * kLanes);
+      product.add = add && !p.transposed;
+      product.c = p.transposed ? piece : p.c + row * p.ldc + j;
+      product.ldc = p.transposed ? kPanelColumns : p.ldc;
+      panel_multiplier<T>(rows, end - first)(product);
+      if (p.transposed)
+        store_transposed(piece, rows, product.columns, p.c + j * p.ldc + row, p.ldc, add,
+                         piece + kMostRows * kPanelColumns);
     }
   }
-  const std::int64_t left = std::min<std::int64_t>(columns, kLanes), right = columns - left;
-#pragma GCC unroll 16
-  for (int i = 0; i < kPanelRows; ++i) {
-    if (i >= rows) break;
-    float* row = c + i * ldc;
-    if (columns == kPanelColumns) {
-      store(row, load(row) + sum[i][0]);
-      store(row + kLanes, load(row + kLanes) + sum[i][1]);
-    } else {
-      store_first(row, load_first(row, left) + sum[i][0], left);
-      if (right > 0) store_first(row + kLanes, load_first(row + kLanes, right) + sum[i][1], right);
+}
+
+template <class T>
+void multiply(const Gemm<T>& product, float* workspace) {
+  const OwnProduct<T> p = choose_sides(product);
+  if (p.k == 0 && !product.accumulate) {
+    for (std::int64_t i = 0; i < product.m; ++i) std::fill_n(product.c + i * product.ldc, product.n, 0.0f);
+    return;
+  }
+  constexpr std::int64_t kPer = kElemsPerUnit<T>;
+  const std::int64_t blocks = ceil_div(p.k, kDepth * kPer),
+                     step = ceil_div(ceil_div(p.k, std::max<std::int64_t>(blocks, 1)), 4 * kPer) * 4 * kPer;
+  float* const rest = workspace + kColumnBlock * kDepth;
+  for (std::int64_t column = 0; column < p.columns.extent; column += kColumnBlock) {
+    const std::int64_t columns = std::min(kColumnBlock, p.columns.extent - column);
+    const std::int64_t vectors = ceil_div(columns, kLanes), panels = ceil_div(vectors, kMostVectors);
+    for (std::int64_t l = 0; l < p.k; l += step) {
+      const std::int64_t elems = std::min(step, p.k - l), units = ceil_div(elems, kPer);
+      for (std::int64_t i = 0; i < panels; ++i) {
+        const std::int64_t first = share(vectors, panels, i), end = share(vectors, panels, i + 1);
+        pack(p.columns, column + first * kLanes, std::min((end - first) * kLanes, columns - first * kLanes), l, elems,
+             end - first, workspace + first * kLanes * units);
+      }
+      multiply_block(p, l, elems, l > 0 || product.accumulate, column, columns, workspace, rest);
     }
   }
 }
@@ -58,30 +132,7 @@ void multiply_panels(const float* a, const float* b, std::int64_t depth, float* 
 }  // namespace
 
 void gemm_own(const Gemm<float>& p, float* workspace) {
-  float* const b_panels = workspace;
-  float* const a_panel = workspace + kKBlock * kColumnBlock;
-  const std::int64_t a_row = p.transpose_a ? 1 : p.lda, a_k = p.transpose_a ? p.lda : 1;
-  const std::int64_t b_column = p.transpose_b ? p.ldb : 1, b_k = p.transpose_b ? 1 : p.ldb;
-  if (!p.accumulate)
-    for (std::int64_t i = 0; i < p.m; ++i) std::fill(p.c + i * p.ldc, p.c + i * p.ldc + p.n, 0.0f);
-  for (std::int64_t column = 0; column < p.n; column += kColumnBlock) {
-    const std::int64_t columns = std::min(kColumnBlock, p.n - column);
-    for (std::int64_t l = 0; l < p.k; l += kKBlock) {
-      const std::int64_t depth = std::min(kKBlock, p.k - l);
-      for (std::int64_t j = 0; j < columns; j += kPanelColumns) {
-        pack(p.b + (column + j) * b_column + l * b_k, b_column, b_k, std::min<std::int64_t>(kPanelColumns, columns - j),
-             kPanelColumns, depth, b_panels + j * depth);
-      }
-      for (std::int64_t i = 0; i < p.m; i += kPanelRows) {
-        const std::int64_t rows = std::min<std::int64_t>(kPanelRows, p.m - i);
-        pack(p.a + i * a_row + l * a_k, a_row, a_k, rows, kPanelRows, depth, a_panel);
-        for (std::int64_t j = 0; j < columns; j += kPanelColumns) {
-          multiply_panels(a_panel, b_panels + j * depth, depth, p.c + i * p.ldc + column + j, p.ldc, rows,
-                          std::min<std::int64_t>(kPanelColumns, columns - j));
-        }
-      }
-    }
-  }
+  multiply(p, workspace);
 }
 
 }  // namespace coluber::cpu::COLUBER_ISA

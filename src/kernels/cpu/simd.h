@@ -42,10 +42,18 @@ inline void store(float* p, VecF v) {
   std::memcpy(p, &v, sizeof v);
 }
 inline VecF splat(float x) {
-  return VecF{} + x;
+  return x - VecF{};  // x - 0 is x, so compilers broadcast alone; x + 0 is not where x is -0, so they add as well
 }
 
 // The first n lanes (0 <= n <= kLanes); the others read as 0 and are not written.
+#if defined(COLUBER_ISA_AVX512)
+inline VecF load_first(const float* p, std::int64_t n) {
+  return reinterpret_cast<VecF>(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p));
+}
+inline void store_first(float* p, VecF v, std::int64_t n) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), reinterpret_cast<__m512>(v));
+}
+#else
 inline VecF load_first(const float* p, std::int64_t n) {
   VecF v{};
   std::memcpy(&v, p, static_cast<std::size_t>(n) * sizeof(float));
@@ -54,6 +62,7 @@ inline VecF load_first(const float* p, std::int64_t n) {
 inline void store_first(float* p, VecF v, std::int64_t n) {
   std::memcpy(p, &v, static_cast<std::size_t>(n) * sizeof(float));
 }
+#endif
 
 // bf16 -> f32 is exact: sixteen zero bits are appended.
 inline VecF load_bf16(const bfloat16* p) {
