@@ -58,8 +58,8 @@ class Var {
   const Tensor& value() const;  // undefined Tensor for an undefined Var
   bool requires_grad() const { return node_ != nullptr && node_->gradient.wanted(); }
 
-  // Undefined until something has flowed in. Shape of the value.
-  const Tensor& grad() const { return node_->gradient.tensor(); }
+  // Undefined until something has flowed in, and again once backward has passed on what flowed into an op's output.
+  const Tensor& grad() const { return gradient().tensor(); }
   void set_grad(Tensor grad) const { node_->gradient.set(std::move(grad)); }
   void set_value(Tensor value) const;
   void accumulate_grad(Context& ctx, const Tensor& grad) const { gradient().add(ctx, grad); }
@@ -78,8 +78,8 @@ class Tape {
   // `backward` reads the gradients of the op's outputs and accumulates those of its inputs.
   void record(std::function<void(Context&)> backward) { entries_.push_back(std::move(backward)); }
 
-  // Seeds grad(root) with `seed` (default: ones), plays every entry from last to first and clears the tape. Refuses a
-  // constant root and an empty tape.
+  // Seeds grad(root) with `seed` (default: ones; shape and dtype of the root), plays every entry from last to first and
+  // clears the tape. Refuses a constant root and an empty tape.
   void backward(Context& ctx, const Var& root, const Tensor& seed = {});
   // The same for several roots at once, for example an output and a final state; gradients are set beforehand.
   void backward_from_grads(Context& ctx);

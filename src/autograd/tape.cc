@@ -56,7 +56,13 @@ void Tape::backward(Context& ctx, const Var& root, const Tensor& seed) {
     refuse(ErrorCode::kInvalidArgument, "autograd",
            "backward: expected what the root was computed by, got an empty tape (it was played or cleared before)");
   }
-  root.accumulate_grad(ctx, seed.defined() ? seed : Tensor::full(root.value().shape(), 1, root.value().dtype()));
+  const Tensor& value = root.value();
+  if (seed.defined() && !(seed.shape() == value.shape() && seed.dtype() == value.dtype())) {
+    refuse_value(ErrorCode::kInvalidArgument, "autograd", "seed of backward",
+                 join(value.shape().to_string(), " ", dtype_name(value.dtype()), ", as the root is"),
+                 join(seed.shape().to_string(), " ", dtype_name(seed.dtype())));
+  }
+  root.accumulate_grad(ctx, seed.defined() ? seed : Tensor::full(value.shape(), 1, value.dtype()));
   backward_from_grads(ctx);
 }
 

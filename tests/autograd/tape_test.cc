@@ -119,12 +119,30 @@ TEST_F(TapeTest, MisuseIsRefused) {
   EXPECT_NE(refusal([&] { tape_.backward(ctx_, without_tape); }).find("was the tape attached"), std::string::npos);
   EXPECT_NE(refusal([&] { tape_.backward(ctx_, Var{}); }).find("constant"), std::string::npos);
   const Var loss = autograd::dot(graph_, x, ones({2}));
-  EXPECT_NE(refusal([&] { tape_.backward(ctx_, loss, ones({2})); }).find("(2)"), std::string::npos);
+  EXPECT_NE(refusal([&] { tape_.backward(ctx_, loss, ones({2})); }).find("() f64, as the root is, got (2) f64"),
+            std::string::npos);
+  EXPECT_NE(refusal([&] { tape_.backward(ctx_, loss, Tensor::full({}, 1, DType::kF32)); }).find("got () f32"),
+            std::string::npos);
   tape_.backward(ctx_, loss);
   EXPECT_NE(refusal([&] { tape_.backward(ctx_, loss); }).find("empty tape"), std::string::npos);
   EXPECT_EQ(x.grad().at({0}), 1);
   EXPECT_NE(refusal([&] { autograd::split(graph_, x, {1, 2}); }).find("expected 2, got 3"), std::string::npos);
   EXPECT_NE(refusal([&] { autograd::split(graph_, x, {1}); }).find("expected 2, got 1"), std::string::npos);
+}
+
+TEST_F(TapeTest, ASeedThatDoesNotFitIsTheCallersMistake) {
+  const Var loss = autograd::dot(graph_, Var(ones({2}), true), ones({2}));
+  try {
+    tape_.backward(ctx_, loss, ones({2}));
+    ADD_FAILURE() << "was not refused";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument) << error.what();
+  }
+}
+
+TEST_F(TapeTest, AnUndefinedVarHasNeitherValueNorGradient) {
+  const Var nothing;
+  EXPECT_FALSE(nothing.defined() || nothing.value().defined() || nothing.requires_grad() || nothing.grad().defined());
 }
 
 // --- memory ----------------------------------------------------------------------------------------------------------
