@@ -105,8 +105,10 @@ TrainEstimate Trainer::estimate(std::int64_t available_bytes) {
   estimate.eval_seconds = in.eval_seconds;
   estimate.peak_bytes = live + above;
   in.estimated = estimate;
-  in.seconds_before = in.state.seconds;
-  in.steps_before = in.state.step;
+  if (!in.clock) {  // else a run is under way, and counts on
+    in.seconds_before = in.state.seconds;
+    in.steps_before = in.state.step;
+  }
   in.plan();
   in.choose_intervals();
   const std::int64_t steps = std::max<std::int64_t>(in.state.schedule.total_steps - in.state.step, 0);

@@ -19,6 +19,7 @@ constexpr std::int64_t kMaxAutoWarmup = 1000;         // steps
 constexpr std::int64_t kStepsToTrust = 3;             // after these the measured rate replaces the estimate
 constexpr std::int64_t kAutoEvals = 10, kAutoSamples = 3;
 constexpr double kAutoSaveSeconds = 600;
+constexpr double kMostSteps = 1e15;  // of what time allows: more than anybody's, and far from overflow
 
 std::int64_t counted_targets(const Tensor& targets) {
   const Tensor flat = targets.contiguous();
@@ -51,6 +52,7 @@ void TrainOptions::check() const {
   if (compute != DType::kF32 && compute != DType::kBF16) {
     refuse_value(ErrorCode::kInvalidArgument, "train", "compute", "f32 or bf16", dtype_name(compute));
   }
+  check_at_least("warmup_steps", schedule.warmup_steps, -1);
   check_at_least("grad_accum", grad_accum, 1);
   check_at_least("eval_every", eval_every, -1);
   check_at_least("eval_batches", eval_batches, 0);
@@ -90,6 +92,7 @@ Trainer::Impl::Pass Trainer::Impl::accumulate_gradients(const std::vector<Batch>
   std::vector<std::int64_t> counted;
   std::int64_t total = 0;
   for (const Batch& batch : all) total += counted.emplace_back(counted_targets(batch.targets));
+  optimizer.drop_gradients();  // of a pass that was refused halfway, or of the caller's own
   Pass pass;
   for (std::size_t i = 0; i < all.size(); ++i) {
     const Batch& batch = all[i];
@@ -128,12 +131,21 @@ void Trainer::Impl::plan() {
     const std::int64_t done = state.step - steps_before;
     double step_seconds = estimated ? estimated->step_seconds : 0;
     if (options.eval_every > 0) step_seconds += eval_seconds / static_cast<double>(options.eval_every);
-    if (done >= kStepsToTrust) step_seconds = clock->seconds() / static_cast<double>(done);
+    if (clock && done >= kStepsToTrust) step_seconds = clock->seconds() / static_cast<double>(done);
     const double evals = options.eval_every < 0 ? kAutoEvals : 1;
     const double left = options.max_seconds - seconds_so_far() - evals * eval_seconds;
-    total = std::min(total, state.step + static_cast<std::int64_t>(std::max(left, 0.0) / std::max(step_seconds, 1e-9)));
+    const double steps = std::min(std::max(left, 0.0) / std::max(step_seconds, 1e-9), kMostSteps);
+    total = std::min(total, state.step + static_cast<std::int64_t>(steps));
   }
   state.schedule.total_steps = std::max<std::int64_t>(total, 1);
+}
+
+void Trainer::Impl::settle_schedule() {
+  plan();
+  if (state.schedule.warmup_steps < 0) {
+    state.schedule.warmup_steps = std::clamp<std::int64_t>(state.schedule.total_steps / 20, 1, kMaxAutoWarmup);
+  }
+  has_schedule = true;
 }
 
 void Trainer::Impl::choose_intervals() {
@@ -154,8 +166,29 @@ bool Trainer::Impl::finished() const {
   return state.step >= state.schedule.total_steps;
 }
 
-void Trainer::Impl::take_lock() {
+// Whether `checkpoint` is one of OUT.
+bool Trainer::Impl::is_of_out(const std::string& checkpoint) const {
+  std::error_code ignored;
+  return std::filesystem::equivalent(checkpoint + "/..", options.out + "/checkpoints", ignored);
+}
+
+void Trainer::Impl::claim_out() {
   if (!lock) lock = lock_training(options.out);
+  if (has_out) return;
+  if (resumed && is_of_out(last_checkpoint)) {
+    set_newer_checkpoints_aside(options.out, state.step);
+  } else {
+    if (const auto there = list_checkpoints(options.out); !there.empty()) {
+      refuse_value(ErrorCode::kInvalidArgument, "train", "out", "a folder without checkpoints", there.back().second,
+                   "resume from it or choose another folder");
+    }
+    if (std::filesystem::exists(options.out + "/config.json")) {
+      refuse_value(ErrorCode::kInvalidArgument, "train", "out", "a folder without a model",
+                   options.out + "/config.json", "choose another folder");
+    }
+    state.metrics_bytes = 0;  // those of a checkpoint from elsewhere stay there
+  }
+  has_out = true;
 }
 
 void Trainer::Impl::begin() {
@@ -163,23 +196,16 @@ void Trainer::Impl::begin() {
   seconds_before = state.seconds;
   steps_before = state.step;
   saved_at_seconds = 0;
-  plan();
+  settle_schedule();
   choose_intervals();
-  if (state.schedule.warmup_steps < 0) {
-    state.schedule.warmup_steps = std::clamp<std::int64_t>(state.schedule.total_steps / 20, 1, kMaxAutoWarmup);
-  }
   if (options.out.empty()) return;
-  take_lock();
-  if (resumed) {
-    set_newer_checkpoints_aside(options.out, state.step);
-  } else if (const auto there = list_checkpoints(options.out); !there.empty()) {
-    refuse_value(ErrorCode::kInvalidArgument, "train", "out", "a folder without checkpoints", there.back().second,
-                 "resume from it or choose another folder");
-  } else if (std::filesystem::exists(options.out + "/config.json")) {
-    refuse_value(ErrorCode::kInvalidArgument, "train", "out", "a folder without a model", options.out + "/config.json",
-                 "choose another folder");
-  }
-  metrics.emplace(options.out + "/metrics.jsonl", state.metrics_bytes, &history);
+  claim_out();
+  if (!metrics) metrics.emplace(options.out + "/metrics.jsonl", state.metrics_bytes, &history);
+}
+
+void Trainer::Impl::end() {
+  clock.reset();
+  lock = options.lock;
 }
 
 // --- the loop --------------------------------------------------------------------------------------------------------
@@ -209,12 +235,20 @@ void Trainer::resume(const std::string& checkpoint) {
   state.settings = in.options.settings;
   in.state = state;
   in.resumed = true;
+  in.has_schedule = in.has_out = false;
+  in.metrics.reset();
+  in.history = {};
+  in.evaluated_at = -1;
   in.last_checkpoint = checkpoint;
   in.saved_at = state.step;
 }
 
 StepReport Trainer::step() {
   Impl& in = *impl_;
+  if (!in.has_schedule) {  // not by run()
+    if (in.options.max_seconds > 0 && !in.estimated) estimate();
+    in.settle_schedule();
+  }
   const Stopwatch watch;
   StepReport report;
   report.lr = in.state.schedule.at(in.state.step);
@@ -275,12 +309,15 @@ std::string Trainer::save() {
   if (in.options.out.empty()) {
     refuse(ErrorCode::kInvalidArgument, "train", "out: expected a folder for checkpoints, got none");
   }
-  in.take_lock();
+  in.claim_out();
   for (const Parameter& parameter : in.optimizer.parameters()) {
     const double squares = ops::sum_of_squares(in.ctx, parameter.var.value());
     if (!std::isfinite(squares)) in.refuse_not_finite("sum of squares of " + parameter.name, in.state.step, squares);
   }
-  in.state.metrics_bytes = in.metrics ? in.metrics->size_bytes() : 0;
+  if (in.metrics) {
+    in.metrics->sync();
+    in.state.metrics_bytes = in.metrics->size_bytes();
+  }
   in.last_checkpoint =
       write_checkpoint(in.options.out, in.model, in.optimizer, in.state, in.options.keep, in.callbacks.add_files);
   in.saved_at = in.state.step;
@@ -293,10 +330,10 @@ std::string Trainer::save() {
 TrainEnd Trainer::run() {
   Impl& in = *impl_;
   if (in.options.max_seconds > 0 && !in.estimated) estimate();
-  const struct Unlock {
+  const struct AtEnd {
     Impl& in;
-    ~Unlock() { in.lock = in.options.lock; }
-  } unlock{in};
+    ~AtEnd() { in.end(); }
+  } at_end{in};
   in.begin();
   bool stopped = false;
   while (!in.finished() && !stopped) {

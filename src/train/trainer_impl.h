@@ -34,9 +34,12 @@ struct Trainer::Impl {
   std::int64_t measure_evaluation();
   LossSum evaluate_batch(const Batch& batch) const;
   void refuse_what_does_not_fit(const Batch& batch, std::int64_t available_bytes);
-  void take_lock();         // of OUT, where nobody has given it
+  void claim_out();  // locks OUT, refuses one that holds something else
+  bool is_of_out(const std::string& checkpoint) const;
   void begin();             // opens metrics, plans
+  void end();               // what run() had for itself
   void plan();              // how many steps there will be
+  void settle_schedule();   // the plan, and the warm-up where the options leave it open
   void choose_intervals();  // of evaluations and samples, where the options leave them open
   bool save_is_due() const;
   bool finished() const;
@@ -59,6 +62,7 @@ struct Trainer::Impl {
   std::shared_ptr<TrainingLock> lock;
 
   bool resumed = false;
+  bool has_schedule = false, has_out = false;     // settled, claimed
   std::optional<Stopwatch> clock;                 // since run()
   double seconds_before = 0;                      // of earlier runs
   std::int64_t steps_before = 0;                  // when run() began

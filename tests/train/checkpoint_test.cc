@@ -176,6 +176,71 @@ TEST(Checkpoint, ANewTrainingDoesNotWriteOverAnOldOne) {
   EXPECT_EQ(read_bytes(folder / "checkpoints/step-2/model.safetensors"), before);
 }
 
+TEST(Checkpoint, SavingIntoTheFolderOfAnotherTrainingIsRefused) {
+  const TemporaryFolder folder;
+  train(folder.path(), 2, 0);
+  Context ctx({.num_threads = 1});
+  Trainer other(ctx, Model::create(small_config(), 1), small_batches(), small_options(4, folder.path()),
+                small_heldout());
+  const std::string sentence = refusal(ErrorCode::kInvalidArgument, [&] { other.save(); });
+  EXPECT_NE(sentence.find("checkpoints/step-2"), std::string::npos) << sentence;
+}
+
+// From a checkpoint of one folder on, in the folder of another training.
+TEST(Checkpoint, AResumedTrainingLeavesAnotherTrainingAlone) {
+  const TemporaryFolder mine, other;
+  train(mine.path(), 2, 0);
+  train(other.path(), 6, 0);
+  const std::string metrics = read_bytes(other / "metrics.jsonl");
+  const std::string sentence =
+      refusal(ErrorCode::kInvalidArgument, [&] { train(other.path(), 4, 0, mine / "checkpoints/step-2"); });
+  EXPECT_NE(sentence.find(other / "checkpoints/step-6"), std::string::npos) << sentence;
+  EXPECT_EQ(newest_checkpoint(other.path()), other / "checkpoints/step-6");
+  EXPECT_EQ(read_bytes(other / "metrics.jsonl"), metrics);
+  const TemporaryFolder fresh;
+  train(fresh.path(), 4, 0, mine / "checkpoints/step-2/");
+  EXPECT_EQ(newest_checkpoint(fresh.path()), fresh / "checkpoints/step-4");
+}
+
+TEST(Checkpoint, AStoppedTrainerRunsOnToTheSameBits) {
+  const TemporaryFolder whole, parts;
+  const Model uninterrupted = train(whole.path(), 8, 0);
+  Context ctx({.num_threads = 2});
+  ModelConfig config = small_config();
+  config.dropout = 0.1;
+  const Model model = Model::create(config, 1);
+  std::int64_t stop_after = 3;
+  TrainCallbacks callbacks;
+  callbacks.should_stop = [&] { return stop_after-- == 0; };
+  Trainer trainer(ctx, model, small_batches(), small_options(8, parts.path()), small_heldout(), callbacks);
+  trainer.save();
+  EXPECT_EQ(trainer.run(), TrainEnd::kStopped);
+  EXPECT_EQ(trainer.num_steps(), 3);
+  EXPECT_EQ(trainer.run(), TrainEnd::kDone);
+  expect_same_parameters(uninterrupted, model);
+  EXPECT_EQ(timeless_rows(whole / "metrics.jsonl"), timeless_rows(parts / "metrics.jsonl"));
+  EXPECT_EQ(trainer.train_losses().size(), 8u);
+  trainer.resume(parts / "checkpoints/step-3");
+  EXPECT_EQ(trainer.run(), TrainEnd::kDone);
+  expect_same_parameters(uninterrupted, model);
+  EXPECT_EQ(timeless_rows(whole / "metrics.jsonl"), timeless_rows(parts / "metrics.jsonl"));
+  EXPECT_EQ(trainer.train_losses().size(), 8u);
+}
+
+// Before run() opens them, saving a resumed training must not forget how long its metrics were.
+TEST(Checkpoint, SavingAResumedTrainingAtOnceKeepsItsMetrics) {
+  const TemporaryFolder folder;
+  train(folder.path(), 4, 2);
+  Context ctx({.num_threads = 2});
+  const Model model = Model::create(small_config(), 1);
+  TrainOptions options = small_options(4, folder.path());
+  Trainer trainer(ctx, model, small_batches(), options, small_heldout());
+  trainer.resume(folder / "checkpoints/step-2");
+  trainer.save();
+  trainer.run();
+  EXPECT_EQ(trainer.train_losses().size(), 4u);
+}
+
 TEST(Checkpoint, ATrainingDoesNotWriteOverAModel) {
   const TemporaryFolder folder;
   Model::create(small_config(), 1).save(folder.path());

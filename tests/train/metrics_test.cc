@@ -5,6 +5,7 @@
 namespace coluber {
 namespace {
 
+namespace fs = std::filesystem;
 using namespace coluber::testing;
 
 StepReport step_report(std::int64_t step) {
@@ -38,6 +39,29 @@ TEST(Metrics, AreCutWhereACheckpointWasWrittenAndReadBack) {
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 4);
   EXPECT_EQ(static_cast<std::int64_t>(text.size()), metrics.size_bytes());
   EXPECT_NE(text.find("{\"step\":4,\"loss\":1.25"), std::string::npos);
+}
+
+TEST(Metrics, KeepTheWholeLinesThatAPowerCutLeft) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "metrics.jsonl";
+  std::int64_t bytes = 0, of_two = 0;
+  {
+    MetricsFile metrics(path, 0);
+    metrics.write(step_report(1));
+    metrics.write(step_report(2));
+    of_two = metrics.size_bytes();
+    metrics.write(step_report(3));
+    bytes = metrics.size_bytes();
+  }
+  for (const std::int64_t cut : {of_two + 9, of_two}) {
+    fs::resize_file(path, static_cast<std::uintmax_t>(cut));
+    MetricsHistory history;
+    const MetricsFile metrics(path, bytes, &history);
+    ASSERT_EQ(history.train.size(), 2u);
+    EXPECT_EQ(history.train[1].step, 2);
+    EXPECT_EQ(metrics.size_bytes(), of_two);
+    EXPECT_EQ(read_bytes(path).size(), static_cast<std::size_t>(of_two));
+  }
 }
 
 TEST(Metrics, StartAnewWithoutTheFileOfBefore) {

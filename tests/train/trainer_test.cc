@@ -135,6 +135,56 @@ TEST(Trainer, EndsInTimeAndItsScheduleWithIt) {
   EXPECT_LT(last_lr, 0.1 * options.schedule.lr);  // the cosine has come down
 }
 
+TEST(Trainer, StepByStepIsARun) {
+  Context ctx({.num_threads = 1});
+  TrainOptions options = small_options(12);
+  options.schedule.warmup_steps = -1;
+  const Model model = Model::create(small_config(), 1);
+  Trainer trainer(ctx, model, small_batches(), options, small_heldout());
+  EXPECT_EQ(trainer.step().lr, options.schedule.lr);
+  for (int step = 1; step < 12; ++step) trainer.step();
+  EXPECT_LT(trainer.train_losses().back().loss, trainer.train_losses().front().loss);
+  expect_same_parameters(model, trained(1, options));
+}
+
+TEST(Trainer, StepsWithoutARunKnowHowFarTimeReaches) {
+  Context ctx({.num_threads = 1});
+  TrainOptions options = small_options(0);
+  options.max_seconds = 3600;
+  Trainer trainer(ctx, Model::create(small_config(), 1), small_batches(), options, small_heldout());
+  const StepReport report = trainer.step();
+  EXPECT_GT(report.total_steps, 1000);
+  EXPECT_LT(report.total_steps, 100'000'000);
+}
+
+TEST(Trainer, MoreTimeThanThereIsEndsAtTheLastStep) {
+  Context ctx({.num_threads = 1});
+  TrainOptions options = small_options(4);
+  options.max_seconds = 1e300;
+  Trainer trainer(ctx, Model::create(small_config(), 1), small_batches(), options, small_heldout());
+  EXPECT_EQ(trainer.run(), TrainEnd::kDone);
+  EXPECT_EQ(trainer.num_steps(), 4);
+}
+
+TEST(Trainer, NothingOfARefusedStepReachesTheNext) {
+  Context ctx({.num_threads = 1});
+  TrainOptions options = small_options(3);
+  options.grad_accum = 2;
+  bool is_wrong = true;
+  const auto batches = [&](std::int64_t index) {
+    Batch batch = small_batch(index);
+    if (is_wrong && index == 1) batch.ids.set({0, 0}, 40);  // one more than the vocabulary
+    return batch;
+  };
+  const Model model = Model::create(small_config(), 1), other = Model::create(small_config(), 1);
+  Trainer trainer(ctx, model, batches, options, small_heldout());
+  refusal(ErrorCode::kInvalidArgument, [&] { trainer.step(); });
+  is_wrong = false;
+  const double norm = trainer.step().grad_norm;
+  EXPECT_EQ(norm, Trainer(ctx, other, batches, options, small_heldout()).step().grad_norm);
+  expect_same_parameters(model, other);
+}
+
 TEST(Trainer, StopsOnNaNAndNamesStepAndCheckpoint) {
   const TemporaryFolder folder;
   Context ctx({.num_threads = 1});
@@ -253,6 +303,9 @@ TEST(Trainer, RefusesOptionsThatDoNotFit) {
   options.schedule.lr = std::nan("");
   refused(options, "lr");
   options.schedule.lr = 1e-3;
+  options.schedule.warmup_steps = -2;
+  refused(options, "warmup_steps");
+  options.schedule.warmup_steps = -1;
   options.keep = 0;
   refused(options, "keep");
   EXPECT_THROW(Trainer(ctx, model.to(DType::kBF16), small_batches(), small_options(3), small_heldout()), Error);
