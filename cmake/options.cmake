@@ -1,11 +1,13 @@
 # Every switch of the build in one place.
 option(COLUBER_BUILD_APPS "Build the command line program" ${PROJECT_IS_TOP_LEVEL})
+option(COLUBER_BUILD_PYTHON "Build the Python module (needs nanobind); pip install . does" OFF)
 option(COLUBER_BUILD_BENCH "Build the kernel benchmarks" OFF)
 option(COLUBER_BUILD_TESTS "Build the tests (needs GoogleTest)" OFF)
 option(COLUBER_DCHECK "Check internal invariants at run time" OFF)
 option(COLUBER_WITH_ONEDNN "Use oneDNN for matrix products when it is there" ON)
 option(COLUBER_WITH_OPENBLAS "Use OpenBLAS when oneDNN is not there" ON)
 option(COLUBER_WITH_SENTENCEPIECE "Read SentencePiece tokenizer models when the library is there" ON)
+option(COLUBER_STATIC_UTF8PROC "Link utf8proc statically where its archive is there" OFF)
 option(COLUBER_WERROR "Warnings are errors" OFF)
 set(COLUBER_SANITIZE "" CACHE STRING "Sanitizers for the whole build: address,undefined or thread")
 set(COLUBER_FUZZ OFF CACHE BOOL "Build the libFuzzer targets (clang only)")
