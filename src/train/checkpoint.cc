@@ -1,7 +1,10 @@
 #include "train/checkpoint.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <charconv>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -177,40 +180,53 @@ void write_moments(const std::string& path, const AdamW& optimizer) {
   write_safetensors(path, tensors, {{"format", "coluber.adamw/1"}});
 }
 
-void read_moments(const std::string& path, const AdamW& optimizer) {
-  const SafetensorsFile file = SafetensorsFile::open(path);
-  const auto fill = [&](const std::string& name, const Tensor& into) {
+// Those of the file, in order of the parameters; throws when one does not fit.
+std::vector<AdamW::Moments> saved_moments(const SafetensorsFile& file, const std::string& path,
+                                          const AdamW& optimizer) {
+  const auto find = [&](const std::string& name, const Tensor& like) {
     const auto found = file.tensors().find(name);
     if (found == file.tensors().end())
       refuse_value(ErrorCode::kCorruptFile, "checkpoint", path, name, "no such tensor");
-    if (!(found->second.shape() == into.shape()) || found->second.dtype() != into.dtype()) {
+    if (!(found->second.shape() == like.shape()) || found->second.dtype() != like.dtype()) {
       refuse_value(ErrorCode::kInvalidArgument, "checkpoint", name + " in " + path,
-                   join(into.shape().to_string(), " ", dtype_name(into.dtype())),
+                   join(like.shape().to_string(), " ", dtype_name(like.dtype())),
                    join(found->second.shape().to_string(), " ", dtype_name(found->second.dtype())));
     }
-    into.copy_from(found->second);
+    return found->second;
   };
+  std::vector<AdamW::Moments> moments;
   for (std::size_t i = 0; i < optimizer.parameters().size(); ++i) {
     const std::string& name = optimizer.parameters()[i].name;
-    fill("exp_avg." + name, optimizer.moments()[i].exp_avg);
-    fill("exp_avg_sq." + name, optimizer.moments()[i].exp_avg_sq);
+    moments.push_back({find("exp_avg." + name, optimizer.moments()[i].exp_avg),
+                       find("exp_avg_sq." + name, optimizer.moments()[i].exp_avg_sq)});
   }
+  return moments;
 }
 
-void read_parameters(const std::string& checkpoint, const Parameters& parameters) {
+Parameters saved_parameters(const std::string& checkpoint, const Parameters& parameters) {
   const DType dtype = parameters.front().var.value().dtype();
-  const Parameters saved = Model::load(checkpoint, {.dtype = dtype}).parameters();
+  Parameters saved = Model::load(checkpoint, {.dtype = dtype}).parameters();
   check_equal("checkpoint", join("parameters in ", checkpoint), static_cast<long long>(parameters.size()),
               static_cast<long long>(saved.size()), "it belongs to another model");
   for (std::size_t i = 0; i < parameters.size(); ++i) {
-    const Tensor& value = saved[i].var.value();
-    if (saved[i].name != parameters[i].name || !(value.shape() == parameters[i].var.value().shape())) {
+    const Shape& shape = saved[i].var.value().shape();
+    if (saved[i].name != parameters[i].name || !(shape == parameters[i].var.value().shape())) {
       refuse_value(ErrorCode::kInvalidArgument, "checkpoint", join(saved[i].name, " in ", checkpoint),
-                   join(parameters[i].name, " ", parameters[i].var.value().shape().to_string()),
-                   value.shape().to_string(), "it belongs to another model");
+                   join(parameters[i].name, " ", parameters[i].var.value().shape().to_string()), shape.to_string(),
+                   "it belongs to another model");
     }
-    parameters[i].var.set_value(value);
   }
+  return saved;
+}
+
+// A whole folder in the place of another, or of none.
+void put_in_place(const std::string& folder, const std::string& path) {
+  if (::renameat2(AT_FDCWD, folder.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) == 0) return;
+  std::error_code error;  // nothing to exchange with, or a file system that cannot
+  fs::remove_all(path, error);
+  if (error) refuse_io("replace " + path, error);
+  fs::rename(folder, path, error);
+  if (error) refuse_io(join("rename ", folder, " to ", path), error);
 }
 
 // What a run that was killed while it wrote a checkpoint left behind.
@@ -250,11 +266,7 @@ std::string write_checkpoint(const std::string& out, const Model& model, const A
   write_file_atomically(folder.path() + "/" + kStateFile, seal(json));
   sync_path(folder.path());
 
-  std::error_code error;
-  fs::remove_all(final_path, error);  // the same step again, after a resume from before it
-  if (error) refuse_io("replace " + final_path, error);
-  fs::rename(folder.path(), final_path, error);
-  if (error) refuse_io(join("rename ", folder.path(), " to ", final_path), error);
+  put_in_place(folder.path(), final_path);  // one is there when the same step was saved before
   sync_path(parent);
   remove_old(out, keep);
   return final_path;
@@ -270,12 +282,17 @@ TrainerState read_trainer_state(const std::string& checkpoint) {
   }
 }
 
-TrainerState read_checkpoint(const std::string& checkpoint, const Model& model, AdamW& optimizer) {
-  const TrainerState state = read_trainer_state(checkpoint);
-  read_parameters(checkpoint, model.parameters());
-  read_moments(checkpoint + "/" + kOptimizerFile, optimizer);
+void read_checkpoint(const std::string& checkpoint, const TrainerState& state, const Model& model, AdamW& optimizer) {
+  const std::string path = checkpoint + "/" + kOptimizerFile;
+  const Parameters parameters = model.parameters(), saved = saved_parameters(checkpoint, parameters);
+  const SafetensorsFile file = SafetensorsFile::open(path);
+  const std::vector<AdamW::Moments> moments = saved_moments(file, path, optimizer);
+  for (std::size_t i = 0; i < parameters.size(); ++i) {  // nothing is refused from here on
+    parameters[i].var.set_value(saved[i].var.value());
+    optimizer.moments()[i].exp_avg.copy_from(moments[i].exp_avg);
+    optimizer.moments()[i].exp_avg_sq.copy_from(moments[i].exp_avg_sq);
+  }
   optimizer.set_num_steps(state.step);
-  return state;
 }
 
 void set_newer_checkpoints_aside(const std::string& out, std::int64_t step) {

@@ -39,8 +39,9 @@ std::string write_checkpoint(const std::string& out, const Model& model, const A
 
 // Throws kCorruptFile when a file is missing, cut or altered, kNotFound when there is no checkpoint.
 TrainerState read_trainer_state(const std::string& checkpoint);
-// Fills parameters and moments; the state is checked first. Throws kInvalidArgument when shapes differ.
-TrainerState read_checkpoint(const std::string& checkpoint, const Model& model, AdamW& optimizer);
+// Fills parameters and moments; `state` is that of read_trainer_state. Throws kInvalidArgument when names or shapes
+// differ; then nothing has changed.
+void read_checkpoint(const std::string& checkpoint, const TrainerState& state, const Model& model, AdamW& optimizer);
 
 // Renames checkpoints later than `step` to step-N.old: a training that goes on from an earlier one leaves them behind,
 // and they must not be taken for its newest.

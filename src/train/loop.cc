@@ -217,7 +217,7 @@ Trainer::~Trainer() = default;
 
 void Trainer::resume(const std::string& checkpoint) {
   Impl& in = *impl_;
-  TrainerState state = read_checkpoint(checkpoint, in.model, in.optimizer);
+  TrainerState state = read_trainer_state(checkpoint);
   check_equal("train", "grad_accum of the checkpoint", in.options.grad_accum, state.grad_accum,
               "the order of the data depends on it");
   if (state.seed != in.options.seed) {
@@ -228,6 +228,7 @@ void Trainer::resume(const std::string& checkpoint) {
     refuse_value(ErrorCode::kInvalidArgument, "train", "data", join(state.data, ", as in ", checkpoint),
                  in.options.data, "a training goes on with the data that it began with; start a new one for others");
   }
+  read_checkpoint(checkpoint, state, in.model, in.optimizer);
   const std::int64_t warmup = state.schedule.warmup_steps;
   state.schedule = in.options.schedule;
   if (state.schedule.warmup_steps < 0) state.schedule.warmup_steps = warmup;

@@ -1,5 +1,10 @@
 #include "train/checkpoint.h"
 
+#include <fcntl.h>
+#include <sys/inotify.h>
+#include <unistd.h>
+
+#include <cstdio>
 #include <optional>
 
 #include "tests/support/file_size_limit.h"
@@ -165,6 +170,64 @@ TEST(Checkpoint, OfOtherDataIsRefusedWhereBothAreKnown) {
   train_on("", 3, checkpoint);  // of the caller alone
   EXPECT_EQ(read_trainer_state(folder / "checkpoints/step-3").data, "the first");
   train_on("the first", 4, folder / "checkpoints/step-3");
+}
+
+TEST(Checkpoint, ARefusedOneChangesNothing) {
+  const TemporaryFolder folder;
+  train(folder.path(), 2, 0);
+  Context ctx({.num_threads = 1});
+  ModelConfig config = small_config();
+  config.mixer.d_state = 4;  // of embedding and norm, which come first, the shapes are the same
+  const Model narrow = Model::create(config, 7), model = Model::create(small_config(), 7);
+  Trainer other(ctx, narrow, small_batches(), small_options(4), small_heldout());
+  refusal(ErrorCode::kInvalidArgument, [&] { other.resume(folder / "checkpoints/step-2"); });
+  expect_same_parameters(narrow, Model::create(config, 7));
+  TrainOptions options = small_options(4);
+  options.seed = 77;
+  Trainer seeded(ctx, model, small_batches(), options, small_heldout());
+  refusal(ErrorCode::kInvalidArgument, [&] { seeded.resume(folder / "checkpoints/step-2"); });
+  expect_same_parameters(model, Model::create(small_config(), 7));
+}
+
+// Names of entries of `folder` that are deleted while `work` runs.
+template <class Work>
+std::vector<std::string> deleted_names(const std::string& folder, Work&& work) {
+  const int events = ::inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+  EXPECT_GE(::inotify_add_watch(events, folder.c_str(), IN_DELETE), 0);
+  work();
+  std::vector<std::string> names;
+  alignas(inotify_event) char buffer[4096];
+  for (ssize_t got = 0; (got = ::read(events, buffer, sizeof buffer)) > 0;) {
+    for (ssize_t at = 0; at < got;) {
+      const auto* event = reinterpret_cast<const inotify_event*>(buffer + at);
+      names.emplace_back(event->name);
+      at += static_cast<ssize_t>(sizeof *event + event->len);
+    }
+  }
+  ::close(events);
+  return names;
+}
+
+// Saved twice, a step's checkpoint is exchanged for the new one: at no moment is there none.
+TEST(Checkpoint, OfTheSameStepIsReplacedAtOnce) {
+  const TemporaryFolder folder;
+  fs::create_directories(folder / "a");
+  fs::create_directories(folder / "b");
+  const std::string a = folder / "a", b = folder / "b";
+  if (::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) != 0) {
+    GTEST_SKIP() << "this file system exchanges no folders";
+  }
+  Context ctx({.num_threads = 1});
+  const Model model = Model::create(small_config(), 1);
+  const AdamW optimizer(model.parameters(), {});
+  TrainerState state;
+  state.step = 7;
+  write_checkpoint(folder.path(), model, optimizer, state, 3, {});
+  state.tokens = 5;
+  const std::vector<std::string> deleted =
+      deleted_names(folder / "checkpoints", [&] { write_checkpoint(folder.path(), model, optimizer, state, 3, {}); });
+  EXPECT_EQ(deleted, (std::vector<std::string>{".step-7.new"}));
+  EXPECT_EQ(read_trainer_state(folder / "checkpoints/step-7").tokens, 5);
 }
 
 TEST(Checkpoint, ANewTrainingDoesNotWriteOverAnOldOne) {
