@@ -51,9 +51,8 @@ Json machine_json(const Context& ctx, const MachineRates& rates) {
 
 std::string machine_line(const Context& ctx, const MachineRates& rates) {
   std::string line =
-      join(cpu_model(), ", ", cpu_isa(), ", ", ctx.num_threads(), ctx.num_threads() == 1 ? " thread" : " threads",
-           "; at most: read ", number(rates.read_bytes_per_s / 1e9, 1), " GB/s, f32 ",
-           number(rates.f32_flop_per_s / 1e9, 0), " GFLOP/s");
+      join(cpu_model(), ", ", cpu_isa(), ", ", counted(ctx.num_threads(), "thread"), "; at most: read ",
+           number(rates.read_bytes_per_s / 1e9, 1), " GB/s, f32 ", number(rates.f32_flop_per_s / 1e9, 0), " GFLOP/s");
   if (rates.bf16_flop_per_s > 0) line += join(", bf16 ", number(rates.bf16_flop_per_s / 1e9, 0), " GFLOP/s");
   return line;
 }
@@ -89,7 +88,7 @@ int run_model(const BenchOptions& options) {
     return kExitOk;
   }
   print_line(paint(Colour::kBold, join(options.what, "  ", options.preset, "  ", options.dtype)) +
-             join("  ", measured.tokens, measured.tokens == 1 ? " token a pass" : " tokens a pass"));
+             join("  ", counted(measured.tokens, "token"), " a pass"));
   print_row("time", join("best ", milliseconds(measured.time.best), ", median ", milliseconds(measured.time.median),
                          ", ", measured.time.samples, " samples"));
   print_row("tokens_per_s", number(tokens_per_s, tokens_per_s < 100 ? 1 : 0));
@@ -173,9 +172,9 @@ void register_bench(CLI::App& root, Exit& exit) {
       ->capture_default_str();
   add_dtype_option(command, "--dtype", options->dtype, "Of weights, and of matrix products", {"f32", "bf16"});
   command.add_option("--batch", options->batch, "Sequences (default: 8 in training of tiny, else 1)")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
+      ->check(whole_number(1, 1 << 20));
   command.add_option("--seqlen", options->seqlen, "Tokens of a sequence (default: 512; ops beyond tiny 2048)")
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30));
+      ->check(whole_number(1, 1 << 30));
   command.add_option("--seconds", options->seconds, "Measure for so long")->capture_default_str();
   on_run(command, exit, options, run);
 }

@@ -211,9 +211,8 @@ CLI::Option* add_dtype_option(CLI::App& command, const std::string& flags, std::
   return command.add_option(flags, dtype, description + " (" + comma_list(allowed) + ")")->check(check);
 }
 
-CLI::Option* add_integer_option(CLI::App& command, const std::string& flags, std::int64_t& value,
-                                const std::string& description, std::int64_t least, std::int64_t most) {
-  const auto check = [least, most](const std::string& word) -> std::string {
+std::function<std::string(const std::string&)> whole_number(std::int64_t least, std::int64_t most) {
+  return [least, most](const std::string& word) -> std::string {
     std::int64_t number = 0;
     const char* end = word.data() + word.size();
     const auto [stop, error] = std::from_chars(word.data(), end, number);
@@ -222,7 +221,11 @@ CLI::Option* add_integer_option(CLI::App& command, const std::string& flags, std
                                                                                : join(least, " to ", most);
     return "expected a whole number, " + range + ", got " + in_quotes(word);
   };
-  return command.add_option(flags, value, description)->check(check)->capture_default_str();
+}
+
+CLI::Option* add_integer_option(CLI::App& command, const std::string& flags, std::int64_t& value,
+                                const std::string& description, std::int64_t least, std::int64_t most) {
+  return command.add_option(flags, value, description)->check(whole_number(least, most))->capture_default_str();
 }
 
 void settle_options(CLI::App& app) {

@@ -78,7 +78,10 @@ CLI::Option* add_dtype_option(CLI::App& command, const std::string& flags, std::
                               const std::string& description, const std::vector<std::string>& allowed);
 DType parse_dtype(std::string_view name);
 
-// A whole number in decimal within [least, most]; CLI11 alone would clip what does not fit into 64 bits.
+// For Option::check: a whole number in decimal within [least, most]; CLI11 alone would clip what does not fit into 64
+// bits.
+std::function<std::string(const std::string&)> whole_number(
+    std::int64_t least, std::int64_t most = std::numeric_limits<std::int64_t>::max());
 CLI::Option* add_integer_option(CLI::App& command, const std::string& flags, std::int64_t& value,
                                 const std::string& description, std::int64_t least,
                                 std::int64_t most = std::numeric_limits<std::int64_t>::max());

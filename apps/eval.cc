@@ -137,7 +137,7 @@ void print(const Options& options, const Evaluation& evaluation, double bits, co
   print_line(evaluation.num_bytes > 0
                  ? join("bits per byte  ", bits / bytes)
                  : std::string("bits per byte  unknown: the file of tokens does not say how much text it was"));
-  print_line(join("tokens         ", evaluation.loss.num_tokens, " of ", evaluation.num_bytes, " bytes, ",
+  print_line(join("tokens         ", evaluation.loss.num_tokens, " of ", counted(evaluation.num_bytes, "byte"), ", ",
                   human_count(static_cast<double>(evaluation.loss.num_tokens) / evaluation.seconds), " a second"));
   if (lossless == false) {
     print_line("note           this tokenizer changes the text (normalisation), so bits per byte is not a code's size");

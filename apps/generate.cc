@@ -166,7 +166,8 @@ void print_rate(const std::vector<Generation>& results, double seconds) {
     read += result.prompt_ids.size();
     drawn += result.ids.size();
   }
-  const std::string line = join(read, " tokens read, ", drawn, " written in ", human_duration(seconds));
+  const std::string line = join(counted(static_cast<std::int64_t>(read), "token"), " read, ", drawn, " written in ",
+                                human_duration(seconds));
   std::fprintf(stderr, "%s\n", paint(Colour::kDim, line, true).c_str());
 }
 

@@ -239,7 +239,7 @@ int run(const Options& options) {
   config.mixer.d_state = options.d_state;
   const Model model = Model::create(config, options.seed);
   if (!options.json) {
-    print_line(join("Induction heads: ", options.n_layer, " layers, ", model.num_parameters(),
+    print_line(join("Induction heads: ", counted(options.n_layer, "layer"), ", ", model.num_parameters(),
                     " parameters, trained on ", kTrainLength, " tokens a sequence"));
   }
   const Trained trained = train(ctx, model, options);
@@ -250,7 +250,7 @@ int run(const Options& options) {
                 {"seconds", trained.seconds},
                 {"loss", trained.loss}});
   } else {
-    print_line(join("Trained for ", trained.steps, " steps, ", human_duration(trained.seconds),
+    print_line(join("Trained for ", counted(trained.steps, "step"), ", ", human_duration(trained.seconds),
                     ". Recall by length (trained on 256):"));
     print_line(paint(Colour::kBold, "  length               right                time      a token     memory"));
   }
@@ -276,20 +276,23 @@ void register_induction(CLI::App& root, Exit& exit) {
   add_integer_option(command, "--d-model", options->d_model, "Width", 1, 65536);
   add_integer_option(command, "--n-layer", options->n_layer, "Layers", 1, 1024);
   add_integer_option(command, "--d-state", options->d_state, "States per channel", 1, 256);
-  command.add_option("--batch", options->batch, "Sequences a step")->capture_default_str()->check(CLI::Range(1, 4096));
+  command.add_option("--batch", options->batch, "Sequences a step")
+      ->capture_default_str()
+      ->check(whole_number(1, 4096));
   command.add_option("--lr", options->lr, "Largest learning rate")->capture_default_str();
   add_integer_option(command, "--repeats", options->repeats,
                      "Times at most that a training sequence shows the pair again (0: the paper's own data)", 0, 64);
   add_integer_option(command, "--warmup", options->warmup, "Steps of warm-up to it", 0);
   add_integer_option(command, "--max-steps", options->max_steps, "Train for so many steps at most", 1);
-  command.add_option("--max-seconds", options->max_seconds, "Train for so long at most")->capture_default_str();
+  command.add_option("--max-seconds", options->max_seconds, "Train for so long at most (0: no such limit)")
+      ->capture_default_str();
   add_integer_option(command, "--check-every", options->check_every, "Look at recall every so many steps", 1);
   command.add_option("--max-length-log2", options->max_length_log2, "Longest test, as a power of two")
       ->capture_default_str()
-      ->check(CLI::Range(6, 30));
+      ->check(whole_number(6, 30));
   command.add_option("--sequences", options->sequences, "Sequences of the longest test")
       ->capture_default_str()
-      ->check(CLI::Range(1, 4096));
+      ->check(whole_number(1, 4096));
   command.add_option("--out", options->out, "Keep the model in this folder");
   on_run(command, exit, options, run);
 }

@@ -97,7 +97,7 @@ void print_machine(const Json& machine) {
   print_pair("coluber", machine["version"].get<std::string>());
   print_pair("cpu", machine["cpu"].get<std::string>());
   print_pair("isa", machine["isa"].get<std::string>());
-  print_pair("threads", join(machine["threads"].get<int>(), " of ", machine["cores"].get<int>(), " cores"));
+  print_pair("threads", join(machine["threads"].get<int>(), " of ", counted(machine["cores"].get<int>(), "core")));
   std::string caches;
   for (const auto& [name, bytes] : machine["caches_bytes"].items()) {
     caches += (caches.empty() ? "" : ", ") + name + " " + human_bytes(bytes.get<std::int64_t>());
@@ -151,9 +151,9 @@ std::vector<Row> table_of(const Model& model, bool every_tensor) {
 void print_model(const Model& model, const std::string& name, const Tokenizer* tokenizer, bool every_tensor) {
   const ModelConfig& config = model.config();
   print_line(paint(Colour::kBold, "Model") + " " + name);
-  print_pair("shape", join("d_model ", config.d_model, ", ", config.n_layer, " layers, d_inner ", config.mixer.d_inner,
-                           ", d_state ", config.mixer.d_state, ", d_conv ", config.mixer.d_conv, ", dt_rank ",
-                           config.mixer.dt_rank));
+  print_pair("shape", join("d_model ", config.d_model, ", ", counted(config.n_layer, "layer"), ", d_inner ",
+                           config.mixer.d_inner, ", d_state ", config.mixer.d_state, ", d_conv ", config.mixer.d_conv,
+                           ", dt_rank ", config.mixer.dt_rank));
   print_pair("vocabulary", join(config.vocab_size, ", padded to ", config.padded_vocab_size(),
                                 config.tie_embeddings ? ", head tied to the embedding" : ", head of its own"));
   if (tokenizer != nullptr) {

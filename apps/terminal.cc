@@ -82,6 +82,10 @@ std::string human_count(double count) {
   return formatted("%.2fG", count / 1e9);
 }
 
+std::string counted(std::int64_t count, std::string_view what) {
+  return std::to_string(count) + " " + std::string(what) + (count == 1 ? "" : "s");
+}
+
 Progress::Progress(std::string what, std::string unit, std::int64_t total, bool quiet)
     : what_(std::move(what)),
       unit_(std::move(unit)),

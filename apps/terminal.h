@@ -24,6 +24,8 @@ std::string human_bytes(std::int64_t bytes);
 std::string human_duration(double seconds);
 // "1.23M", "45.6k", "789"
 std::string human_count(double count);
+// "1 step", "2 steps"
+std::string counted(std::int64_t count, std::string_view what);
 
 // `eval 34%  1.20M/3.50M tok  52.1k tok/s  loss 1.234  ETA 0:44`, redrawn in place at most ten times a second.
 class Progress {

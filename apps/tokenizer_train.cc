@@ -135,9 +135,9 @@ int run_pack(const PackFlags& flags) {
                 {"tokenizer_fingerprint", hexadecimal(info.tokenizer_fingerprint)},
                 {"seconds", seconds}});
   } else {
-    print_line(join("wrote ", flags.out, ": ", info.num_tokens, " tokens of ", info.num_documents,
-                    info.num_documents == 1 ? " document, " : " documents, ", human_bytes(info.text_bytes),
-                    " of text, in ", human_duration(seconds)));
+    print_line(join("wrote ", flags.out, ": ", counted(info.num_tokens, "token"), " of ",
+                    counted(info.num_documents, "document"), ", ", human_bytes(info.text_bytes), " of text, in ",
+                    human_duration(seconds)));
   }
   return kExitOk;
 }

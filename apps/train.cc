@@ -1,16 +1,19 @@
 // `coluber train`: from text to a model folder, and on again from any checkpoint.
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
 
 #include "apps/commands.h"
 #include "apps/machine.h"
+#include "apps/terminal.h"
 #include "apps/train_report.h"
 #include "core/atomic_file.h"
 #include "core/check.h"
 #include "core/hash.h"
+#include "models/build.h"
 
 namespace coluber::apps {
 namespace {
@@ -93,7 +96,9 @@ std::string take_checkpoint(Options& options) {
   const bool is_checkpoint = fs::exists(from + "/trainer.json");
   const std::string checkpoint = is_checkpoint ? from : newest_checkpoint(from);
   if (options.out.empty()) {
-    options.out = is_checkpoint ? fs::absolute(from).lexically_normal().parent_path().parent_path().string() : from;
+    fs::path folder = fs::absolute(from).lexically_normal();
+    if (!folder.has_filename()) folder = folder.parent_path();  // OUT/checkpoints/step-N/, as shells complete it
+    options.out = is_checkpoint ? folder.parent_path().parent_path().string() : from;
   }
   const Json settings = Json::parse(checkpoint_settings(checkpoint), nullptr, false);
   if (!settings.is_object()) {
@@ -134,12 +139,33 @@ std::shared_ptr<TrainingLock> prepare_out(const Options& options, bool resuming)
   return lock;
 }
 
+// Before any of it is allocated: parameters, gradients and two moments in f32; ids, targets and resets of a step.
+void check_memory(const Options& options, const ModelConfig& config) {
+  constexpr double kParameterBytes = 16, kTokenBytes = 9;
+  const std::int64_t parameters = build_model(config, {0, DType::kF32, true}).num_parameters();
+  const double tokens = static_cast<double>(options.batch) * static_cast<double>(options.seqlen) *
+                        static_cast<double>(options.grad_accum);
+  const double bytes = kParameterBytes * static_cast<double>(parameters) + kTokenBytes * tokens;
+  const std::int64_t available = available_memory_bytes();
+  if (available <= 0 || bytes <= static_cast<double>(available)) return;
+  refuse_value(ErrorCode::kOutOfMemory, "train", "free memory",
+               join(human_bytes(static_cast<std::int64_t>(std::min(bytes, 9e18))), " for ",
+                    human_count(static_cast<double>(parameters)), " parameters with gradients and moments, and ",
+                    human_count(tokens), " tokens of a step"),
+               human_bytes(available), "take a smaller shape, --batch or --grad-accum");
+}
+
 // Only when the new training can begin: a misspelt --data must not cost the old one.
-void remove_earlier_training(const std::string& out) {
-  for (const char* name : {"checkpoints", "config.json", "metrics.jsonl"}) {
-    std::error_code error;
-    fs::remove_all(fs::path(out) / name, error);
-    if (error) refuse(ErrorCode::kIo, "train", join("cannot remove ", out, "/", name, ": ", error.message()));
+void remove_earlier_training(const std::string& out, const TrainData& data) {
+  std::vector<fs::path> old;
+  for (const char* name : {"checkpoints", "config.json", "metrics.jsonl"}) old.push_back(fs::path(out) / name);
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(fs::path(out) / "tokens", error)) {
+    if (!data.reads(entry.path().string())) old.push_back(entry.path());
+  }
+  for (const fs::path& path : old) {
+    fs::remove_all(path, error);
+    if (error) refuse(ErrorCode::kIo, "train", join("cannot remove ", path.string(), ": ", error.message()));
   }
 }
 
@@ -156,7 +182,8 @@ TrainOptions train_options(const Options& options, const TrainData& data) {
   train.settings = options.bindings->to_json().dump(-1, ' ', false, Json::error_handler_t::replace);
   train.card_rows = {{"Data", join(file_names(options.data), ", ", data.train->num_tokens(), " tokens")},
                      {"Tokenizer", vocabulary_text(data)},
-                     {"Batch", join(options.batch * options.grad_accum, " sequences of ", options.seqlen, " tokens")}};
+                     {"Batch", join(counted(options.batch * options.grad_accum, "sequence"), " of ",
+                                    counted(options.seqlen, "token"))}};
   return train;
 }
 
@@ -166,6 +193,7 @@ Model create_model(const Options& options, const TrainData& data) {
     config.bos_token_id = data.tokenizer->bos_id();
     config.eos_token_id = data.tokenizer->eos_id();
   }
+  check_memory(options, config);
   return Model::create(config, options.seed);
 }
 
@@ -176,7 +204,7 @@ int run(Options& options) {
   const TrainData data = open_train_data(options, checkpoint);
   Context ctx(options.context());
   const Model model = create_model(options, data);
-  if (checkpoint.empty() && options.overwrite) remove_earlier_training(options.out);
+  if (checkpoint.empty() && options.overwrite) remove_earlier_training(options.out, data);
   TrainReport report(ctx, model, options, data);
   TrainCallbacks callbacks = report.callbacks();
   callbacks.should_stop = [] { return stop_signal != 0; };
@@ -187,8 +215,9 @@ int run(Options& options) {
   const std::int64_t steps_before = trainer.num_steps();
   const TrainEstimate estimate = trainer.estimate(available_memory_bytes());
   if (steps_before >= estimate.total_steps) {
-    refuse_value(ErrorCode::kInvalidArgument, "train", "limit", join("more than the ", steps_before, " steps done"),
-                 join(estimate.total_steps), "--max-steps or --max-seconds says how far to go on");
+    refuse_value(ErrorCode::kInvalidArgument, "train", "limit",
+                 join("more than the ", counted(steps_before, "step"), " done"), join(estimate.total_steps),
+                 "--max-steps or --max-seconds says how far to go on");
   }
   // The trial step has touched all memory that training will: what the process holds now is what it will hold.
   report.begin(estimate, peak_rss_bytes(), steps_before);

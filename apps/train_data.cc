@@ -144,6 +144,12 @@ Batch to_batch(PackedBatch packed) {
 
 }  // namespace
 
+bool TrainData::reads(const std::string& token_file) const {
+  std::error_code ignored;
+  return fs::equivalent(token_file, store->name(), ignored) ||
+         (heldout && fs::equivalent(token_file, heldout->stream().store().name(), ignored));
+}
+
 Batches TrainData::train_batches(const TrainFlags& flags) const {
   return [data = *train, batch = flags.batch, seqlen = flags.seqlen, seed = flags.seed](std::int64_t index) {
     return to_batch(data.batch(index, batch, seqlen, seed));

@@ -19,6 +19,7 @@ struct TrainData {
   std::optional<PackedDataset> train, heldout;
   double bytes_per_token = 0;  // of the held-out text; 0: unknown
 
+  bool reads(const std::string& token_file) const;
   std::int64_t vocab_size() const { return tokenizer ? tokenizer->vocab_size() : store->info().vocab_size; }
   // Batch `index` of training: a pure function of its number and the seed.
   Batches train_batches(const TrainFlags& flags) const;

@@ -25,7 +25,7 @@ void add_data_flags(FlagBindings& bindings, TrainFlags& flags) {
 }
 
 void add_shape_flags(FlagBindings& bindings, TrainFlags& flags) {
-  const auto positive = CLI::Range(std::int64_t{1}, std::int64_t{1} << 24);
+  const auto positive = whole_number(1, 1 << 24);
   bindings.add("preset", flags.preset, "Shape by name: tiny, mamba-130m to mamba-2.8b; the next flags change it", true);
   bindings.add("d-model", flags.d_model, "Width (256)", true)->check(positive);
   bindings.add("n-layer", flags.n_layer, "Layers (4)", true)->check(positive);
@@ -39,7 +39,7 @@ void add_shape_flags(FlagBindings& bindings, TrainFlags& flags) {
 }
 
 void add_learning_flags(FlagBindings& bindings, TrainFlags& flags) {
-  const auto positive = CLI::Range(std::int64_t{1}, std::int64_t{1} << 30);
+  const auto positive = whole_number(1, 1 << 30);
   bindings.add("batch", flags.batch, "Sequences of a batch", true)->capture_default_str()->check(positive);
   bindings.add("seqlen", flags.seqlen, "Tokens of a sequence", true)->capture_default_str()->check(positive);
   bindings.add("grad-accum", flags.grad_accum, "Batches of a step", true)->capture_default_str()->check(positive);
@@ -49,7 +49,8 @@ void add_learning_flags(FlagBindings& bindings, TrainFlags& flags) {
       ->check(CLI::Range(0.0, 1.0));
   bindings.add("schedule", flags.schedule, "cosine, linear, constant or wsd (warm-up, stable, decay)")
       ->capture_default_str();
-  bindings.add("warmup", flags.warmup, "Steps of warm-up (a twentieth of all, at most 1000)");
+  bindings.add("warmup", flags.warmup, "Steps of warm-up (a twentieth of all, at most 1000)")
+      ->check(whole_number(0, std::int64_t{1} << 40));
   bindings.add("weight-decay", flags.weight_decay, "Of matrices")->capture_default_str();
   bindings.add("clip", flags.clip, "Largest norm of the gradients (0: none)")->capture_default_str();
   bindings.add("dtype", flags.dtype, "Of matrix products: f32 or bf16; all else is f32")
@@ -58,7 +59,7 @@ void add_learning_flags(FlagBindings& bindings, TrainFlags& flags) {
 }
 
 void add_progress_flags(FlagBindings& bindings, TrainFlags& flags) {
-  const auto not_negative = CLI::Range(std::int64_t{0}, std::int64_t{1} << 40);
+  const auto not_negative = whole_number(0, std::int64_t{1} << 40);
   bindings.add("max-steps", flags.max_steps, "Stop after so many steps")->check(not_negative);
   bindings.add("max-seconds", flags.max_seconds, "Stop in time, the schedule with it (300 when no limit is given)")
       ->check(CLI::NonNegativeNumber);
@@ -68,13 +69,13 @@ void add_progress_flags(FlagBindings& bindings, TrainFlags& flags) {
   bindings.add("sample-every", flags.sample_every, "Write a sample every so many steps (three times in all; 0: never)")
       ->check(not_negative);
   bindings.add("sample-prompt", flags.sample_prompts, "Start of a sample; may be repeated");
-  bindings.add("sample-tokens", flags.sample_tokens, "Length of a sample")->capture_default_str();
+  bindings.add("sample-tokens", flags.sample_tokens, "Length of a sample")->capture_default_str()->check(not_negative);
   bindings
       .add("save-every", flags.save_every, "Checkpoint every so many steps (every ten minutes; 0: only at the end)")
       ->check(not_negative);
   bindings.add("keep", flags.keep, "Newest checkpoints that stay")
       ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 30));
+      ->check(whole_number(1, 1 << 30));
   bindings.add("name", flags.name, "Name of the model on its card");
 }
 

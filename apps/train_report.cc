@@ -71,12 +71,12 @@ TrainCallbacks TrainReport::callbacks() {
 
 void TrainReport::print_beginning(const TrainEstimate& estimate, std::int64_t memory_bytes) {
   const ModelConfig& config = model_.config();
-  show(join("model     ", count(model_.num_parameters()), " parameters: ", config.n_layer, " layers of width ",
-            config.d_model, "; ", vocabulary_text(data_)));
+  show(join("model     ", count(model_.num_parameters()), " parameters: ", counted(config.n_layer, "layer"),
+            " of width ", config.d_model, "; ", vocabulary_text(data_)));
   show(join("data      ", count(data_.train->num_tokens()), " tokens of ", file_names(flags_.data),
             data_.heldout ? join(", ", count(data_.heldout->num_tokens()), " held out") : std::string()));
   show(join("estimate  ", human_bytes(memory_bytes), " of memory, ", human_duration(estimate.total_seconds), " for ",
-            estimate.total_steps - steps_before_, " steps of ", tokens_per_step(), " tokens",
+            counted(estimate.total_steps - steps_before_, "step"), " of ", counted(tokens_per_step(), "token"),
             steps_before_ > 0 ? join(", after the ", steps_before_, " done") : std::string()));
 }
 
@@ -171,8 +171,8 @@ void TrainReport::end(TrainEnd how, std::int64_t step) {
                 {"checkpoint", checkpoint_},
                 {"model", flags_.out}});
   } else if (!flags_.quiet && !stopped) {
-    show(join("done      ", step, " steps in ", human_duration(last_.seconds), ", ", human_bytes(peak_rss_bytes()),
-              " of memory at most"));
+    show(join("done      ", counted(step, "step"), " in ", human_duration(last_.seconds), ", ",
+              human_bytes(peak_rss_bytes()), " of memory at most"));
     show(join("model     ", flags_.out, ", with README.md, loss.svg and metrics.jsonl"));
   }
   if (stopped && !flags_.json) {

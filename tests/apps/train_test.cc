@@ -1,6 +1,8 @@
 // `coluber train` as a user runs it.
 #include "coluber/train.h"
 
+#include <set>
+
 #include "tests/apps/world.h"
 
 namespace coluber::testing {
@@ -77,8 +79,11 @@ TEST_F(Train, ReportsAsJsonAndEstimatesMemoryWithinATenth) {
   EXPECT_EQ(events["checkpoint"].back()["folder"], newest_checkpoint(out));
   ASSERT_EQ(events["end"].size(), 1u);
   EXPECT_EQ(events["end"][0]["stopped"], false);
-  const double used = events["end"][0]["peak_rss_bytes"];
-  EXPECT_NEAR(events["estimate"][0]["memory_bytes"].get<double>(), used, 0.1 * used);
+  const double used = events["end"][0]["peak_rss_bytes"], estimated = events["estimate"][0]["memory_bytes"];
+  EXPECT_LT(estimated, 1.1 * used);
+#ifndef COLUBER_SANITIZED  // a sanitizer keeps memory of its own beside ours
+  EXPECT_GT(estimated, 0.9 * used);
+#endif
 }
 
 TEST_F(Train, OverwriteThatCannotBeginLeavesTheEarlierTraining) {
@@ -150,6 +155,25 @@ TEST_F(Train, AFullDiskEndsInASentenceAndKeepsTheLastCheckpoint) {
   EXPECT_EQ(read_bytes(folder_ / "stderr").rfind("coluber: ", 0), 0u) << read_bytes(folder_ / "stderr");
   EXPECT_EQ(newest_checkpoint(out), out + "/checkpoints/step-2");
   EXPECT_EQ(newest_model(out), before);
+}
+
+TEST_F(Train, OverwriteRemovesTheTokensOfTheEarlierTraining) {
+  const std::string out = folder_ / "model", other = folder_ / "other.txt";
+  write_bytes(other, read_bytes(data_).substr(1));
+  ASSERT_EQ(coluber(small(out, {"--max-steps", "1"})).code, 0);
+  const auto tokens = [&out] {
+    std::set<std::string> names;
+    for (const fs::directory_entry& entry : fs::directory_iterator(out + "/tokens")) names.insert(entry.path());
+    return names;
+  };
+  const std::set<std::string> first = tokens();
+  EXPECT_EQ(first.size(), 2u);  // to learn from and held out
+  ASSERT_EQ(coluber(small(out, {"--max-steps", "1", "--overwrite"})).code, 0);
+  EXPECT_EQ(tokens(), first);
+  ASSERT_EQ(coluber(small(out, {"--max-steps", "1", "--overwrite", "--data", other})).code, 0);
+  const std::set<std::string> both = tokens();  // --data adds up: both files are learned from
+  EXPECT_EQ(both.size(), 2u);
+  for (const std::string& name : both) EXPECT_FALSE(first.contains(name)) << name;
 }
 
 TEST_F(Train, GoesOnWithTheSameDataUnderAnotherName) {
