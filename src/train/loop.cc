@@ -373,6 +373,7 @@ void Trainer::Impl::write_result(bool done) {
   for (std::size_t i = history.train.size() - last; i < history.train.size(); ++i) {
     card.train_loss += history.train[i].loss / static_cast<double>(last);
   }
+  card.has_train = !history.train.empty();
   card.has_heldout = !history.heldout.empty();
   if (card.has_heldout) card.heldout_loss = history.heldout.back().loss;
   card.bytes_per_token = options.bytes_per_token;

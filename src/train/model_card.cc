@@ -85,7 +85,7 @@ void write_training(std::ostream& out, const ModelCard& card, const TrainOptions
 void write_results(std::ostream& out, const ModelCard& card) {
   out << "\n## Results\n";
   Table table(out);
-  table.row("Training loss, last steps", number(card.train_loss, 4) + " nats per token");
+  if (card.has_train) table.row("Training loss, last steps", number(card.train_loss, 4) + " nats per token");
   if (card.has_heldout) {
     table.row("Held-out loss",
               number(card.heldout_loss, 4) + " nats per token, perplexity " + number(std::exp(card.heldout_loss), 2));

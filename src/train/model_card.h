@@ -12,7 +12,8 @@ namespace coluber {
 struct ModelCard {
   std::string name;
   std::vector<std::pair<std::string, std::string>> rows;  // of the caller: data, tokenizer
-  double train_loss = 0;                                  // mean of the last steps
+  bool has_train = false;
+  double train_loss = 0;  // mean of the last steps
   bool has_heldout = false;
   double heldout_loss = 0;
   double bytes_per_token = 0;  // 0: unknown

@@ -11,6 +11,7 @@ ModelCard small_card() {
   card.rows = {{"Data", "a|b.txt"}};
   card.steps = 12;
   card.tokens = 34567;
+  card.has_train = true;
   card.train_loss = 1.25;
   return card;
 }
@@ -35,6 +36,12 @@ TEST(ModelCard, SaysWhatTheModelIsAndHowItWasMade) {
   }
   EXPECT_FALSE(has(text, "Held-out"));
   EXPECT_FALSE(has(text, "stopped"));
+}
+
+TEST(ModelCard, OfATrainingWithoutAStepTellsNoLoss) {
+  ModelCard card = small_card();
+  card.has_train = false;
+  EXPECT_FALSE(has(written(card), "nats per token"));
 }
 
 TEST(ModelCard, TellsHeldOutLossInEveryUnitThatIsKnown) {
