@@ -80,6 +80,18 @@ void check_options(const TokenizerTraining& options, const std::string& model_ty
   }
 }
 
+// "... Vocabulary size is smaller than required_chars. 261 vs 281. Increase vocab_size or ..."
+[[noreturn]] void refuse_status(const std::string& says, std::int64_t vocab_size) {
+  const std::string too_small = "smaller than required_chars. " + std::to_string(vocab_size) + " vs ";
+  if (const std::size_t at = says.find(too_small); at != std::string::npos) {
+    const std::size_t begin = at + too_small.size(), end = says.find_first_not_of("0123456789", begin);
+    refuse_value(ErrorCode::kInvalidArgument, kOp, "vocab_size",
+                 join(says.substr(begin, end - begin), " or more, since every character of the text becomes a piece"),
+                 join(vocab_size), "ask for more, or learn a vocabulary of bytes: bpe in a tokenizer.json");
+  }
+  refuse(ErrorCode::kInvalidArgument, kOp, join("SentencePiece says ", printable(says)));
+}
+
 void report(const TokenizerTraining& options, double share, const char* doing) {
   if (options.progress) options.progress(share, doing);
 }
@@ -106,9 +118,7 @@ std::shared_ptr<const Tokenizer> train_sentencepiece(const Corpus& corpus, const
                                                                   {"user_defined_symbols", "\n"},
                                                                   {"minloglevel", "2"}},
                                                                  &lines, &model);
-  if (!status.ok()) {
-    refuse(ErrorCode::kInvalidArgument, kOp, join("SentencePiece says ", printable(status.ToString())));
-  }
+  if (!status.ok()) refuse_status(status.ToString(), options.vocab_size);
   const auto parts = read_sentencepiece_model(model, "the trained model");
   report(options, 1, "done");
   return std::make_shared<const Tokenizer>(parts);

@@ -202,8 +202,19 @@ TEST(TrainSentencePiece, RefusesWhatDoesNotFit) {
       {"Type", kInvalid, {"bpe or unigram", "word"}, [] { pieces_of(english(), 300, "word"); }},
       {"Vocabulary", kInvalid, {"261", "got 260"}, [] { pieces_of(english(), 260, "bpe"); }},
       {"Text", kInvalid, {"line"}, [] { pieces_of("\n\n\n", 300, "bpe"); }},
+      {"FewerThanCharacters",
+       kInvalid,
+       {"vocab_size: expected 287 or more, since every character", "got 280"},
+       [] { pieces_of("abcdefghijklmnopqrstuvwxyz", 280, "unigram"); }},
+      {"FewerThanCharactersOfBpe",
+       kInvalid,
+       {"expected 287 or more", "got 280"},
+       [] { pieces_of("abcdefghijklmnopqrstuvwxyz", 280, "bpe"); }},
   };
   for (const RefusalCase& row : rows) expect_refusal(row);
+  for (const char* type : {"unigram", "bpe"}) {
+    EXPECT_EQ(pieces_of("abcdefghijklmnopqrstuvwxyz", 287, type)->vocab_size(), 287) << type;
+  }
 }
 
 }  // namespace
