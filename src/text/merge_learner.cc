@@ -72,6 +72,9 @@ std::int32_t MergeLearner::symbol_of(const std::string& bytes) {
   return found->second;
 }
 
+// A pair that was merged never comes again. Equal bytes between two borders of symbols were merged in the same way, so
+// that each symbol has one pair that makes it; and where one half appears anew, the other has long been merged with it
+// or with something else. What "aaa" leaves in its count ((a, a) twice, of which one merges) is therefore never read.
 bool MergeLearner::merge_next(std::int64_t min_count, LearnedMerge& merge) {
   while (!heap_.empty() && heap_.top().count >= min_count) {
     const Entry top = heap_.top();
@@ -88,9 +91,6 @@ bool MergeLearner::merge_next(std::int64_t min_count, LearnedMerge& merge) {
     if (!std::is_sorted(places.begin(), places.end())) std::sort(places.begin(), places.end());
     for (const Place place : places) merge_at(place, top.left, top.right, result);
     enter_new_pairs();
-    Pair& merged = pairs_[top.pair];
-    merged.count = 0;  // "aaa" counts two of (a, a), of which one merges
-    if (std::exchange(merged.is_learned, true)) continue;
     merge = {top.left, top.right, result, top.count};
     return true;
   }

@@ -46,7 +46,6 @@ class MergeLearner {
     std::int64_t count = 0;
     std::vector<Place> places;  // of the left symbol; some do not hold any more
     bool is_new = false;        // counted up since it was last entered into the heap
-    bool is_learned = false;    // merged before, and made again by a symbol with two spellings
   };
   struct Entry {
     std::int64_t count;
