@@ -1,5 +1,11 @@
 #include "core/cpu_features.h"
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <cstdlib>
 
@@ -38,6 +44,19 @@ CpuIsa choose() {
   refuse_value(ErrorCode::kInvalidArgument, "cpu", "COLUBER_ISA", "base, avx2 or avx512", name);
 }
 
+bool request_amx_bf16() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr unsigned kTileBf16 = 1u << 22, kTiles = 1u << 24;           // CPUID leaf 7, EDX
+  constexpr unsigned long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, since Linux 5.16
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  if ((edx & kTileBf16) == 0 || (edx & kTiles) == 0) return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 CpuIsa selected_isa() {
@@ -52,6 +71,19 @@ bool has_avx512_bf16() {
 #else
   return false;
 #endif
+}
+
+bool has_fast_avx512_bf16() {
+#if defined(__x86_64__)
+  return has_avx512_bf16() && __builtin_cpu_is("amd");
+#else
+  return false;
+#endif
+}
+
+bool has_amx_bf16() {
+  static const bool has = selected_isa() == CpuIsa::kAvx512 && request_amx_bf16();
+  return has;
 }
 
 std::string_view cpu_isa() {

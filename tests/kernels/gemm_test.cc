@@ -20,19 +20,21 @@ struct Multiplier {
   std::function<void(const Gemm<float>&)> run;
 };
 
+template <class T>
+std::function<void(const Gemm<T>&)> own(void (*kernel)(const Gemm<T>&, float*)) {
+  return [kernel](const Gemm<T>& p) {
+    const Tensor workspace = Tensor::empty({kGemmOwnWorkspace}, DType::kF32);
+    kernel(p, workspace.data<float>());
+  };
+}
+
 // The library of this build, and the product of ours for every instruction set up to the selected one.
 std::vector<Multiplier> multipliers() {
-  auto own = [](auto kernel) {
-    return [kernel](const Gemm<float>& p) {
-      const Tensor workspace = Tensor::empty({kGemmOwnWorkspace}, DType::kF32);
-      kernel(p, workspace.data<float>());
-    };
-  };
   std::vector<Multiplier> all = {{std::string(gemm_library()), [](const Gemm<float>& p) { gemm(p); }}};
-  all.push_back({"own base", own(&base::gemm_own)});
+  all.push_back({"own base", own<float>(&base::gemm_own)});
 #ifndef COLUBER_ONLY_BASE_ISA
-  if (selected_isa() >= CpuIsa::kAvx2) all.push_back({"own avx2", own(&avx2::gemm_own)});
-  if (selected_isa() >= CpuIsa::kAvx512) all.push_back({"own avx512", own(&avx512::gemm_own)});
+  if (selected_isa() >= CpuIsa::kAvx2) all.push_back({"own avx2", own<float>(&avx2::gemm_own)});
+  if (selected_isa() >= CpuIsa::kAvx512) all.push_back({"own avx512", own<float>(&avx512::gemm_own)});
 #endif
   return all;
 }
@@ -40,8 +42,9 @@ std::vector<Multiplier> multipliers() {
 struct Case {
   std::int64_t m, n, k;
 };
-const std::vector<Case> kCases = {{1, 1, 1},    {3, 17, 5},    {17, 3, 255}, {12, 32, 256}, {13, 33, 257},
-                                  {255, 1, 17}, {1, 257, 300}, {6, 16, 513}, {97, 300, 31}, {40, 5, 1}};
+const std::vector<Case> kCases = {{1, 1, 1},     {3, 17, 5},    {17, 3, 255}, {12, 32, 256}, {13, 33, 257},
+                                  {255, 1, 17},  {1, 257, 300}, {6, 16, 513}, {97, 300, 31}, {40, 5, 1},
+                                  {33, 47, 800}, {300, 64, 64}, {5, 64, 770}};
 
 // A view whose rows are `gap` elements further apart than they are long.
 Tensor with_gap(const Tensor& t, std::int64_t gap) {
@@ -100,6 +103,18 @@ TEST(Gemm, Bf16MatchesDoubleInEveryForm) {
   if (!gemm_has_bf16()) GTEST_SKIP() << "no bf16 products in this build on this machine";
   for (const Case& c : kCases) check_forms<bfloat16>(c, [](const Gemm<bfloat16>& p) { gemm(p); });
 }
+
+#ifndef COLUBER_ONLY_BASE_ISA
+TEST(Gemm, OwnBf16DotMatchesDoubleInEveryForm) {
+  if (!has_avx512_bf16()) GTEST_SKIP() << "no dot products of bf16 on this machine";
+  for (const Case& c : kCases) check_forms<bfloat16>(c, own<bfloat16>(&avx512::gemm_own_bf16_dot));
+}
+
+TEST(Gemm, OwnBf16TilesMatchDoubleInEveryForm) {
+  if (!has_amx_bf16()) GTEST_SKIP() << "no tiles on this machine";
+  for (const Case& c : kCases) check_forms<bfloat16>(c, own<bfloat16>(&avx512::gemm_own_bf16_tiles));
+}
+#endif
 
 TEST(Gemm, NamesItsLibrary) {
   EXPECT_TRUE(gemm_library() == "onednn" || gemm_library() == "openblas" || gemm_library() == "own") << gemm_library();

@@ -14,7 +14,8 @@
 #elif defined(COLUBER_HAS_OPENBLAS)
 #include <cblas.h>
 extern "C" void openblas_set_num_threads(int);  // not in every cblas.h
-#else
+#endif
+#if !defined(COLUBER_HAS_ONEDNN)
 #include <memory>
 
 #include "core/memory.h"
@@ -152,12 +153,28 @@ void gemm(const Gemm<bfloat16>& p) {
 
 #else
 
-bool gemm_has_bf16() {
-  return false;
+namespace {
+
+float* own_workspace() {
+  thread_local const std::shared_ptr<void> workspace =
+      allocate_cpu(kGemmOwnWorkspace * static_cast<std::int64_t>(sizeof(float)));
+  return static_cast<float*>(workspace.get());
 }
 
-void gemm(const Gemm<bfloat16>&) {
-  refuse(ErrorCode::kInternal, "gemm", "bf16 products: expected a build with oneDNN, got none");
+}  // namespace
+
+bool gemm_has_bf16() {
+  return has_amx_bf16() || has_fast_avx512_bf16();
+}
+
+void gemm(const Gemm<bfloat16>& p) {
+#ifdef COLUBER_ONLY_BASE_ISA
+  static_cast<void>(p);
+  refuse(ErrorCode::kInternal, "gemm", "bf16 products: expected a machine that has them, got another");
+#else
+  static const auto kernel = has_amx_bf16() ? &avx512::gemm_own_bf16_tiles : &avx512::gemm_own_bf16_dot;
+  kernel(p, own_workspace());
+#endif
 }
 
 #if defined(COLUBER_HAS_OPENBLAS)
@@ -183,9 +200,7 @@ std::string_view gemm_library() {
 
 void gemm(const Gemm<float>& p) {
   static const auto kernel = COLUBER_PICK_ISA(gemm_own);
-  thread_local const std::shared_ptr<void> workspace =
-      allocate_cpu(kGemmOwnWorkspace * static_cast<std::int64_t>(sizeof(float)));
-  kernel(p, static_cast<float*>(workspace.get()));
+  kernel(p, own_workspace());
 }
 
 #endif

@@ -30,8 +30,8 @@ struct Gemm {
 
 void gemm(const Gemm<float>& product);
 
-// Products of bf16 are exact in f32 and summed in f32. Only where gemm_has_bf16(), that is with oneDNN on a machine
-// with bf16 dot products; elsewhere callers round to bf16, widen to f32 and get the same products.
+// Products of bf16 are exact in f32 and summed in f32. Only where gemm_has_bf16(), that is on a machine with bf16
+// dot products; elsewhere callers round to bf16, widen to f32 and get the same products.
 void gemm(const Gemm<bfloat16>& product);
 bool gemm_has_bf16();
 

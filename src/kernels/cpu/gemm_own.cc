@@ -1,53 +1,79 @@
 // A matrix product without a library, for builds that have none: one source, compiled per instruction set.
 //
 // The rows of one factor meet the columns of the other. Columns are packed, kDepth units of k and kColumnBlock columns
-// at a time, into panels that stay in the L2 cache; up to kMostRows rows at a time stay in L1 and meet all panels. Rows
-// whose elements lie side by side along k are read where they are. Which factor gives the columns is chosen by shape:
-// the one that costs less to pack; if that is a, then c is made transposed, piece by piece.
+// at a time, into panels that stay in the L2 cache; a few rows at a time stay in L1 and meet all panels. Rows whose
+// elements lie side by side along k are read where they are. Which factor gives the columns is chosen by shape: the one
+// that costs less to pack; if that is a, then c is made transposed, piece by piece.
 #include <algorithm>
 
 #include "kernels/cpu/gemm_own_kernel.h"
 #include "kernels/cpu/gemm_own_pack.h"
+#include "kernels/cpu/gemm_own_tiles.h"
 #include "kernels/cpu/matmul_isa.h"
 #include "kernels/cpu/simd.h"
 
 namespace coluber::cpu::COLUBER_ISA {
 namespace {
 
-constexpr std::int64_t kDepth = 512;        // units of k: rows take 14 x 512 x 4 = 28 KiB
-constexpr std::int64_t kColumnBlock = 256;  // packed columns: 256 x 512 x 4 = 512 KiB
+constexpr std::int64_t kDepth = 384;                             // units of k
+constexpr std::int64_t kColumnBlock = kLanes == 16 ? 256 : 128;  // packed columns: 384 or 192 KiB of L2
+constexpr std::int64_t kRowBlock = 256;                          // rows that are packed at a time
 constexpr std::int64_t kPanelColumns = kMostVectors * kLanes;
-constexpr std::int64_t kRowVectors = (kMostRows + kLanes - 1) / kLanes;
-constexpr std::int64_t kRowPad = 16;  // a line, so that copied rows do not share cache sets
+constexpr std::int64_t kMostEngineRows = 32;
 
-static_assert(kColumnBlock * kDepth + kRowVectors * kLanes * (kDepth + kRowPad) +
-                  kPanelColumns * (kMostRows + kRowVectors * kLanes) <=
-              kGemmOwnWorkspace);
+struct Workspace {
+  float columns[kColumnBlock * kDepth];
+  float scratch[kPanelColumns * kDepth];
+  float rows[130 << 10];
+  float piece[kMostEngineRows * kPanelColumns];  // of a result that is transposed, or of no whole vectors
+};
+static_assert(sizeof(Workspace) <= kGemmOwnWorkspace * sizeof(float));
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
 }
 
-// Share i of n cut into `parts` nearly equal parts starts here.
-constexpr std::int64_t share(std::int64_t n, std::int64_t parts, std::int64_t i) {
-  return n * i / parts;
-}
+// An engine says how rows are laid out and multiplies some of them with a panel. This one is gemm_own_kernel.h.
+template <class Element>
+struct VectorEngine {
+  using T = Element;
+  static constexpr std::int64_t kRows = kMostRows, kRowGrain = 1, kUnitGrain = 1;
+  static constexpr std::int64_t kRowVectors = ceil_div(kMostRows, kLanes);
+  static constexpr bool kAnyColumns = true;  // stores a part of a vector, too
 
-template <class T>
-struct OwnProduct {
-  Side<T> rows, columns;
-  std::int64_t k = 0;
-  float* c = nullptr;  // element (i,j) at c + i * ldc + j, or with `transposed` at c + j * ldc + i
-  std::int64_t ldc = 0;
-  bool transposed = false;
+  static constexpr std::int64_t packed_floats(std::int64_t units) { return kRowVectors * kLanes * units; }
+  static constexpr std::int64_t packed_row(std::int64_t) { return 1; }
+  static constexpr std::int64_t kPackedStep = kRowVectors * kLanes;
+  static void pack_rows(const Side<T>& side, const Panel& panel, std::int64_t l, std::int64_t elems, float*) {
+    pack(side, {panel.column, panel.count, kRowVectors, panel.data}, l, elems);
+  }
+  void multiply(std::int64_t rows, std::int64_t vectors, const PanelProduct& p) {
+    panel_multiplier<T>(rows, vectors)(p);
+  }
 };
 
-template <class T>
-OwnProduct<T> choose_sides(const Gemm<T>& p) {
-  const Side<T> a{p.a, p.lda, !p.transpose_a, p.m}, b{p.b, p.ldb, p.transpose_b, p.n};
-  const bool swapped = b.k_contiguous ? 2 * p.m < p.n : p.n < kPanelColumns && !a.k_contiguous && p.m > p.n;
-  return {swapped ? b : a, swapped ? a : b, p.k, p.c, p.ldc, swapped};
-}
+#if defined(COLUBER_ISA_AVX512)
+struct TileEngine {
+  using T = bfloat16;
+  static constexpr std::int64_t kRows = 2 * kTileRows, kRowGrain = kTileRows, kUnitGrain = kTileUnits;
+  static constexpr bool kAnyColumns = false;
+
+  static constexpr std::int64_t packed_row(std::int64_t units) { return units + 16; }  // not all in one set of a cache
+  static constexpr std::int64_t packed_floats(std::int64_t units) { return kRows * packed_row(units); }
+  static constexpr std::int64_t kPackedStep = 1;
+  static void pack_rows(const Side<T>& side, const Panel& panel, std::int64_t l, std::int64_t elems, float* scratch) {
+    pack_tile_rows(side, panel, l, elems, packed_row(ceil_div(elems, 2 * kTileUnits) * kTileUnits), scratch);
+  }
+  void multiply(std::int64_t rows, std::int64_t vectors, const PanelProduct& p) {
+    shapes.set_rows(rows);
+    if (rows > kTileRows)
+      vectors > 1 ? multiply_tiles<2, 2>(p) : multiply_tiles<2, 1>(p);
+    else
+      vectors > 1 ? multiply_tiles<1, 2>(p) : multiply_tiles<1, 1>(p);
+  }
+  TileShapes shapes;
+};
+#endif
 
 // c^T (columns, rows) = or += piece (rows, columns), rows kPanelColumns apart.
 void store_transposed(const float* piece, std::int64_t rows, std::int64_t columns, float* c, std::int64_t ldc, bool add,
@@ -65,74 +91,139 @@ void store_transposed(const float* piece, std::int64_t rows, std::int64_t column
   }
 }
 
-// The product of elements [l, l + elems) of k with the columns packed in `panels`.
-template <class T>
-void multiply_block(const OwnProduct<T>& p, std::int64_t l, std::int64_t elems, bool add, std::int64_t column,
-                    std::int64_t columns, const float* panels, float* workspace) {
-  const std::int64_t units = ceil_div(elems, kElemsPerUnit<T>), vectors = ceil_div(columns, kLanes);
-  const std::int64_t panels_across = ceil_div(vectors, kMostVectors), row_panels = ceil_div(p.rows.extent, kMostRows);
-  float* const row_panel = workspace;
-  float* const piece = row_panel + kRowVectors * kLanes * (kDepth + kRowPad);
-  PanelProduct product;
-  product.units = units;
-  for (std::int64_t r = 0; r < row_panels; ++r) {
-    const std::int64_t row = share(p.rows.extent, row_panels, r), rows = share(p.rows.extent, row_panels, r + 1) - row;
-    if (p.rows.k_contiguous && elems % kElemsPerUnit<T> == 0) {
-      product.a = reinterpret_cast<const char*>(p.rows.at(row, l));
-      product.a_row = p.rows.ld * static_cast<std::int64_t>(sizeof(T));
-      product.a_step = sizeof(float);
-    } else {
-      pack(p.rows, row, rows, l, elems, kRowVectors, row_panel);
-      product.a = reinterpret_cast<const char*>(row_panel);
-      product.a_row = sizeof(float);
-      product.a_step = kRowVectors * kLanes * sizeof(float);
-    }
-    for (std::int64_t i = 0; i < panels_across; ++i) {
-      const std::int64_t first = share(vectors, panels_across, i), end = share(vectors, panels_across, i + 1);
-      const std::int64_t j = column + first * kLanes;
-      product.b = panels + first * kLanes * units;
-      product.columns = std::min((end - first) * kLanes, columns - first * kLanes);
-      product.add = add && !p.transposed;
-      product.c = p.transposed ? piece : p.c + row * p.ldc + j;
-      product.ldc = p.transposed ? kPanelColumns : p.ldc;
-      panel_multiplier<T>(rows, end - first)(product);
-      if (p.transposed)
-        store_transposed(piece, rows, product.columns, p.c + j * p.ldc + row, p.ldc, add,
-                         piece + kMostRows * kPanelColumns);
+// c (rows, columns) = or += piece.
+void store_piece(const float* piece, std::int64_t rows, std::int64_t columns, float* c, std::int64_t ldc, bool add) {
+  for (std::int64_t i = 0; i < rows; ++i) {
+    for (std::int64_t j = 0; j < columns; j += kLanes) {
+      const std::int64_t count = std::min<std::int64_t>(kLanes, columns - j);
+      const VecF v = load(piece + i * kPanelColumns + j);
+      store_first(c + i * ldc + j, add ? load_first(c + i * ldc + j, count) + v : v, count);
     }
   }
 }
 
-template <class T>
-void multiply(const Gemm<T>& product, float* workspace) {
-  const OwnProduct<T> p = choose_sides(product);
-  if (p.k == 0 && !product.accumulate) {
-    for (std::int64_t i = 0; i < product.m; ++i) std::fill_n(product.c + i * product.ldc, product.n, 0.0f);
-    return;
+template <class Engine>
+class OwnGemm {
+ public:
+  using T = typename Engine::T;
+  OwnGemm(const Gemm<T>& p, Workspace& w) : p_(p), w_(w) {
+    const Side<T> a{p.a, p.lda, !p.transpose_a, p.m}, b{p.b, p.ldb, p.transpose_b, p.n};
+    transposed_ = b.k_contiguous ? 2 * p.m < p.n : p.n < kPanelColumns && !a.k_contiguous && p.m > p.n;
+    rows_ = transposed_ ? b : a;
+    columns_ = transposed_ ? a : b;
   }
-  constexpr std::int64_t kPer = kElemsPerUnit<T>;
-  const std::int64_t blocks = ceil_div(p.k, kDepth * kPer),
-                     step = ceil_div(ceil_div(p.k, std::max<std::int64_t>(blocks, 1)), 4 * kPer) * 4 * kPer;
-  float* const rest = workspace + kColumnBlock * kDepth;
-  for (std::int64_t column = 0; column < p.columns.extent; column += kColumnBlock) {
-    const std::int64_t columns = std::min(kColumnBlock, p.columns.extent - column);
-    const std::int64_t vectors = ceil_div(columns, kLanes), panels = ceil_div(vectors, kMostVectors);
-    for (std::int64_t l = 0; l < p.k; l += step) {
-      const std::int64_t elems = std::min(step, p.k - l), units = ceil_div(elems, kPer);
-      for (std::int64_t i = 0; i < panels; ++i) {
-        const std::int64_t first = share(vectors, panels, i), end = share(vectors, panels, i + 1);
-        pack(p.columns, column + first * kLanes, std::min((end - first) * kLanes, columns - first * kLanes), l, elems,
-             end - first, workspace + first * kLanes * units);
-      }
-      multiply_block(p, l, elems, l > 0 || product.accumulate, column, columns, workspace, rest);
+
+  void run() {
+    if (p_.k == 0 && !p_.accumulate)
+      for (std::int64_t i = 0; i < p_.m; ++i) std::fill_n(p_.c + i * p_.ldc, p_.n, 0.0f);
+    const std::int64_t blocks = std::max<std::int64_t>(ceil_div(p_.k, kDepth * kPer), 1);
+    const std::int64_t step = ceil_div(ceil_div(p_.k, blocks), kGrain) * kGrain;  // nearly equal blocks of k
+    for (std::int64_t l = 0; l < p_.k; l += step) {
+      const Depth depth{l, std::min(step, p_.k - l)};
+      const std::int64_t block = in_place(depth) ? rows_.extent : kRowBlock;
+      for (std::int64_t row = 0; row < rows_.extent; row += block)
+        multiply_rows(row, std::min(block, rows_.extent - row), depth);
     }
   }
+
+ private:
+  static constexpr std::int64_t kPer = kElemsPerUnit<T>, kGrain = kPer * std::max<std::int64_t>(Engine::kUnitGrain, 4);
+  static_assert(ceil_div(kRowBlock, Engine::kRows) * Engine::packed_floats(kDepth) * sizeof(float) <=
+                sizeof(Workspace::rows));
+  static_assert(kDepth % Engine::kUnitGrain == 0 && Engine::kRows <= kMostEngineRows);
+
+  struct Depth {
+    std::int64_t l, elems;  // of k
+  };
+
+  // Units that are multiplied: those beyond elems are zero.
+  static std::int64_t padded(std::int64_t elems) {
+    return ceil_div(elems, kPer * Engine::kUnitGrain) * Engine::kUnitGrain;
+  }
+  bool in_place(Depth depth) const { return rows_.k_contiguous && padded(depth.elems) * kPer == depth.elems; }
+
+  void pack_columns(const Panel& panel, Depth depth) {
+    pack(columns_, panel, depth.l, depth.elems);
+    const std::int64_t units = ceil_div(depth.elems, kPer), width = panel.vectors * kLanes;
+    std::fill_n(panel.data + units * width, (padded(depth.elems) - units) * width, 0.0f);
+  }
+
+  // Rows [row, row + rows) times all columns.
+  void multiply_rows(std::int64_t row, std::int64_t rows, Depth depth) {
+    const bool where_they_are = in_place(depth);
+    PanelProduct product;
+    product.units = padded(depth.elems);
+    product.a_row = where_they_are ? rows_.ld * static_cast<std::int64_t>(sizeof(T))
+                                   : Engine::packed_row(product.units) * static_cast<std::int64_t>(sizeof(float));
+    product.a_step = (where_they_are ? 1 : Engine::kPackedStep) * static_cast<std::int64_t>(sizeof(float));
+    product.add = depth.l > 0 || p_.accumulate;
+    const std::int64_t grains = ceil_div(rows, Engine::kRowGrain);
+    const std::int64_t panels = ceil_div(grains * Engine::kRowGrain, Engine::kRows);  // of nearly equal size
+    auto row_panel = [&](std::int64_t i) {
+      auto begin = [&](std::int64_t share) { return std::min(grains * share / panels * Engine::kRowGrain, rows); };
+      return Panel{row + begin(i), begin(i + 1) - begin(i), 0, w_.rows + i * Engine::packed_floats(product.units)};
+    };
+    for (std::int64_t i = 0; i < panels && !where_they_are; ++i)
+      Engine::pack_rows(rows_, row_panel(i), depth.l, depth.elems, w_.scratch);
+    for (std::int64_t column = 0; column < columns_.extent; column += kColumnBlock) {
+      const std::int64_t end = std::min(column + kColumnBlock, columns_.extent);
+      auto column_panel = [&](std::int64_t j) {
+        const std::int64_t count = std::min(kPanelColumns, end - j);
+        return Panel{j, count, ceil_div(count, kLanes), w_.columns + (j - column) * product.units};
+      };
+      for (std::int64_t j = column; j < end; j += kPanelColumns) pack_columns(column_panel(j), depth);
+      for (std::int64_t i = 0; i < panels; ++i) {
+        const Panel some = row_panel(i);
+        const void* a = where_they_are ? static_cast<const void*>(rows_.at(some.column, depth.l)) : some.data;
+        product.a = static_cast<const char*>(a);
+        for (std::int64_t j = column; j < end; j += kPanelColumns) multiply_piece(some, column_panel(j), product);
+      }
+    }
+  }
+
+  // c of some rows and columns = or += their product.
+  void multiply_piece(const Panel& rows, const Panel& columns, PanelProduct product) {
+    const bool add = product.add;
+    product.b = columns.data;
+    float* const c =
+        transposed_ ? p_.c + columns.column * p_.ldc + rows.column : p_.c + rows.column * p_.ldc + columns.column;
+    const bool direct = !transposed_ && (Engine::kAnyColumns || columns.count % kLanes == 0);
+    product.c = direct ? c : w_.piece;
+    product.ldc = direct ? p_.ldc : kPanelColumns;
+    product.columns = columns.count;
+    product.add = add && direct;
+    engine_.multiply(rows.count, columns.vectors, product);
+    if (transposed_)
+      store_transposed(w_.piece, rows.count, columns.count, c, p_.ldc, add, w_.scratch);
+    else if (!direct)
+      store_piece(w_.piece, rows.count, columns.count, c, p_.ldc, add);
+  }
+
+  const Gemm<T>& p_;
+  Workspace& w_;
+  Side<T> rows_, columns_;
+  bool transposed_ = false;  // rows are those of b, and c is made transposed
+  Engine engine_;
+};
+
+template <class Engine>
+void multiply(const Gemm<typename Engine::T>& p, float* workspace) {
+  OwnGemm<Engine>(p, *reinterpret_cast<Workspace*>(workspace)).run();
 }
 
 }  // namespace
 
 void gemm_own(const Gemm<float>& p, float* workspace) {
-  multiply(p, workspace);
+  multiply<VectorEngine<float>>(p, workspace);
 }
+
+#if defined(COLUBER_ISA_AVX512)
+void gemm_own_bf16_dot(const Gemm<bfloat16>& p, float* workspace) {
+  multiply<VectorEngine<bfloat16>>(p, workspace);
+}
+void gemm_own_bf16_tiles(const Gemm<bfloat16>& p, float* workspace) {
+  multiply<TileEngine>(p, workspace);
+}
+#endif
 
 }  // namespace coluber::cpu::COLUBER_ISA

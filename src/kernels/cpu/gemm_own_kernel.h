@@ -38,6 +38,16 @@ inline VecF add_products(VecF sum, const char* a, VecF b, float) {
   return sum + splat(unit) * b;
 }
 
+#if defined(COLUBER_ISA_AVX512)
+// Two products a lane at once. Written out, because the set is chosen without this instruction (cmake/isa.cmake).
+inline VecF add_products(VecF sum, const char* a, VecF b, bfloat16) {
+  int unit;
+  std::memcpy(&unit, a, sizeof unit);
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(_mm512_set1_epi32(unit)), "v"(b));
+  return sum;
+}
+#endif
+
 template <class T, int kRows, int kVectors>
 void multiply_panels(const PanelProduct& p) {
   constexpr int kRowsPerPointer = 3, kPointers = (kRows + kRowsPerPointer - 1) / kRowsPerPointer;

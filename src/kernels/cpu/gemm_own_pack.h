@@ -105,29 +105,50 @@ inline void copy_unit(const bfloat16* row, std::int64_t ld, bool whole, std::int
   std::memcpy(to, &pairs, sizeof pairs);
 }
 
-// Columns [column, column + count) of `side`, elements [l, l + elems) of k, as a panel of `vectors` vectors. Columns
-// beyond count are of no meaning: their results are not stored. An element of bf16 that is missing in the last unit
-// counts as 0.
+// `count` columns of a factor from `column` on, laid out `vectors` vectors wide at `data`. Columns beyond count are of
+// no meaning: their results are not stored.
+struct Panel {
+  std::int64_t column = 0, count = 0, vectors = 0;
+  float* data = nullptr;
+};
+
 template <class T>
-void pack(const Side<T>& side, std::int64_t column, std::int64_t count, std::int64_t l, std::int64_t elems,
-          std::int64_t vectors, float* to) {
+void transpose_panel(const Side<T>& side, const Panel& panel, std::int64_t l, std::int64_t elems) {
   constexpr std::int64_t kPer = kElemsPerUnit<T>;
-  const std::int64_t stride = vectors * kLanes, whole = elems / kPer;
-  for (std::int64_t j = 0; j < stride; j += kLanes, to += kLanes) {
-    if (!side.k_contiguous) {
-      if (j >= count) return;
-      for (std::int64_t u = 0; u * kPer < elems; ++u)
-        copy_unit(side.at(column + j, l + u * kPer), side.ld, u < whole, count - j, to + u * stride);
-      continue;
-    }
+  const std::int64_t stride = panel.vectors * kLanes, whole = elems / kPer;
+  for (std::int64_t j = 0; j < stride; j += kLanes) {
     const void* columns[kLanes];
-    for (std::int64_t i = 0; i < kLanes; ++i) columns[i] = side.at(column + std::min(j + i, count - 1), l);
-    transpose_units(columns, whole, stride, to);
+    for (std::int64_t i = 0; i < kLanes; ++i) columns[i] = side.at(panel.column + std::min(j + i, panel.count - 1), l);
+    transpose_units(columns, whole, stride, panel.data + j);
     if (whole * kPer == elems) continue;
-    std::memset(to + whole * stride, 0, sizeof(VecF));
-    for (int i = 0; i < kLanes; ++i)
-      std::memcpy(to + whole * stride + i, static_cast<const T*>(columns[i]) + whole * kPer, sizeof(T));
+    float* last = panel.data + whole * stride + j;
+    std::memset(last, 0, sizeof(VecF));
+    for (int i = 0; i < kLanes; ++i) std::memcpy(last + i, static_cast<const T*>(columns[i]) + whole * kPer, sizeof(T));
   }
+}
+
+// A panel whose columns lie side by side. Reads up to a vector beyond it, where the factor goes on, and asks for lines
+// to come: rows are pages apart, where no hardware looks ahead.
+template <class T>
+void copy_panel(const Side<T>& side, const Panel& panel, std::int64_t l, std::int64_t elems) {
+  constexpr std::int64_t kPer = kElemsPerUnit<T>, kAhead = 16;
+  const std::int64_t stride = panel.vectors * kLanes, readable = side.extent - panel.column,
+                     ahead = kAhead * kPer * side.ld;
+  const T* row = side.at(panel.column, l);
+  float* to = panel.data;
+  for (std::int64_t rest = elems; rest > 0; rest -= kPer, row += kPer * side.ld, to += stride) {
+    for (std::int64_t j = 0; j < stride; j += kLanes) {
+      if (j >= readable) break;
+      __builtin_prefetch(row + j + ahead);
+      copy_unit(row + j, side.ld, rest >= kPer, readable - j, to + j);
+    }
+  }
+}
+
+// Elements [l, l + elems) of k of a panel. An element of bf16 that is missing in the last unit counts as 0.
+template <class T>
+void pack(const Side<T>& side, const Panel& panel, std::int64_t l, std::int64_t elems) {
+  side.k_contiguous ? transpose_panel(side, panel, l, elems) : copy_panel(side, panel, l, elems);
 }
 
 }  // namespace coluber::cpu::COLUBER_ISA

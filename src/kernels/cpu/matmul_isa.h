@@ -27,7 +27,13 @@ COLUBER_DECLARE_PER_ISA(std::uint32_t, sum_of_words, (const std::uint32_t* words
 std::uint32_t sum_of_words(const std::uint32_t* words, std::int64_t n);
 
 // The product of gemm.h without any library. `workspace` holds kGemmOwnWorkspace floats, 64-byte aligned.
-inline constexpr std::int64_t kGemmOwnWorkspace = 144 << 10;
+inline constexpr std::int64_t kGemmOwnWorkspace = 256 << 10;
 COLUBER_DECLARE_PER_ISA(void, gemm_own, (const Gemm<float>& product, float* workspace))
+#ifndef COLUBER_ONLY_BASE_ISA
+namespace avx512 {
+void gemm_own_bf16_dot(const Gemm<bfloat16>& product, float* workspace);    // only where has_avx512_bf16()
+void gemm_own_bf16_tiles(const Gemm<bfloat16>& product, float* workspace);  // only where has_amx_bf16()
+}  // namespace avx512
+#endif
 
 }  // namespace coluber::cpu
