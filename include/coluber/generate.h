@@ -157,6 +157,7 @@ struct Generation {
 // A piece of text as it becomes final: whole characters, never a part of a stop string.
 struct GeneratedPiece {
   std::size_t prompt = 0;  // index of the prompt
+  std::int32_t id = -1;    // the token drawn; -1: that was the end of text, or none
   std::string_view text;   // may be empty
   bool last = false;
 };
