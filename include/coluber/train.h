@@ -7,9 +7,8 @@
 // Batches are a pure function of their number, so the whole position in the data is one integer and an interrupted run
 // that is resumed ends with the same bits as one that was not.
 //
-// One folder per checkpoint, OUT/checkpoints/step-N: the model (model.safetensors, config.json, and what
-// TrainCallbacks::add_files puts beside it), optimizer.safetensors and trainer.json. It is written under a temporary
-// name, synced and renamed; trainer.json holds sizes and checksums of the others, so that a cut one is recognised.
+// A checkpoint is a folder OUT/checkpoints/step-N, there whole or not at all: the model and what
+// TrainCallbacks::add_files puts beside it, optimizer.safetensors, and trainer.json with checksums of the others.
 #pragma once
 
 #include <cstdint>
@@ -52,7 +51,6 @@ struct AdamWOptions {
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8;
   double weight_decay = 0.1;  // of parameters that say so
   double clip = 1.0;          // largest norm of all gradients together; 0: none
-
   void check() const;
   friend bool operator==(const AdamWOptions&, const AdamWOptions&) = default;
 };
@@ -99,9 +97,8 @@ struct Batch {
 };
 using Batches = std::function<Batch(std::int64_t index)>;
 
-// One training at a time writes to a folder. Trainer::run and Trainer::save hold the lock of `out`, across processes,
-// until the training ends; who prepares the folder before takes it and gives it to the Trainer. Throws kIo naming
-// folder and process when another holds it. The lock of a process that was killed is free.
+// One training at a time writes to a folder: Trainer::run and save() lock `out`; who prepares it before locks it and
+// gives them the lock. Throws kIo naming folder and process when another has it. That of a killed process is free.
 class TrainingLock;
 std::shared_ptr<TrainingLock> lock_training(const std::string& out);
 
@@ -125,7 +122,6 @@ struct TrainOptions {
   std::string settings;                // JSON of the caller, kept in trainer.json
   std::string name;                    // of the model, for its card and the picture of the loss
   std::vector<std::pair<std::string, std::string>> card_rows;  // more rows of the card: {"Data", "book.txt"}
-
   void check() const;
 };
 
@@ -165,7 +161,6 @@ struct TrainEstimate {
 };
 
 enum class TrainEnd : std::uint8_t { kDone, kStopped };
-
 class Trainer {
  public:
   // The model is trained in place. `heldout` may be empty when eval_batches is 0.
@@ -173,22 +168,21 @@ class Trainer {
           TrainCallbacks callbacks = {});
   ~Trainer();
 
-  // Passes over small parts of a batch tell how memory grows; refuses with kOutOfMemory and both numbers when the whole
-  // would not fit in `available_bytes` (0: not checked). Then trial steps, which change nothing, are timed.
+  // Refuses with kOutOfMemory and both numbers what will not fit in `available_bytes` (0: not checked), by passes over
+  // small parts of a batch. Then trial steps, which change nothing, are timed.
   TrainEstimate estimate(std::int64_t available_bytes = 0);
 
   // Continues from a checkpoint folder. Throws kCorruptFile when it is not whole, kInvalidArgument when it belongs to
   // another model or, by TrainOptions::data, to other data.
   void resume(const std::string& checkpoint);
 
-  // Trains to the limit, or until should_stop; saves. Throws kNumeric when loss or gradients stop being finite, naming
-  // the step and the last checkpoint, which stays.
+  // Trains to the limit, or until should_stop, and saves; called again, goes on. Refuses an `out` with another model.
+  // Throws kNumeric when loss or gradients stop being finite, naming the step and the last checkpoint, which stays.
   TrainEnd run();
 
-  StepReport step();      // one optimiser step
+  StepReport step();      // one optimiser step, at the rate that run() would take
   EvalReport evaluate();  // over the held-out batches
   std::string save();     // a checkpoint of now; returns its folder
-
   std::int64_t num_steps() const;
   // Of every step and evaluation; after resume, those before it too when OUT/metrics.jsonl is still there.
   const std::vector<LossPoint>& train_losses() const;
@@ -199,10 +193,8 @@ class Trainer {
   std::unique_ptr<Impl> impl_;
 };
 
-// OUT/checkpoints/step-N with the largest N that is there; throws kNotFound when there is none and kCorruptFile when
-// the newest is not whole, naming the newest whole one.
+// Of the largest N. Throws kNotFound when there is none, kCorruptFile naming the newest whole one when it is cut.
 std::string newest_checkpoint(const std::string& out);
-// `settings` of the checkpoint.
-std::string checkpoint_settings(const std::string& checkpoint);
+std::string checkpoint_settings(const std::string& checkpoint);  // TrainOptions::settings
 
 }  // namespace coluber
