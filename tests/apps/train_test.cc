@@ -176,6 +176,14 @@ TEST_F(Train, OverwriteRemovesTheTokensOfTheEarlierTraining) {
   for (const std::string& name : both) EXPECT_FALSE(first.contains(name)) << name;
 }
 
+// With the slash at the end that shells put there.
+TEST_F(Train, GoesOnFromACheckpointInTheFolderThatItIsOf) {
+  const std::string out = folder_ / "model";
+  ASSERT_EQ(coluber(small(out, {"--max-steps", "2"})).code, 0);
+  EXPECT_EQ(coluber({"train", "--resume", out + "/checkpoints/step-2/", "--max-steps", "3"}).code, 0);
+  EXPECT_EQ(newest_checkpoint(out), out + "/checkpoints/step-3");
+}
+
 TEST_F(Train, GoesOnWithTheSameDataUnderAnotherName) {
   const std::string out = folder_ / "model", copy = folder_ / "copy.txt";
   ASSERT_EQ(coluber(small(out, {"--max-steps", "2"})).code, 0);
