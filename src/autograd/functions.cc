@@ -4,6 +4,7 @@
 
 #include "coluber/autograd.h"
 #include "core/check.h"
+#include "ops/linear.h"
 
 namespace coluber::autograd {
 namespace {
@@ -32,7 +33,8 @@ Var linear(Graph& graph, const Var& x, const Var& weight, const Var& bias) {
       if (!grad_y.defined()) return;
       const Tensor weight_into = to_weight.wanted() ? to_weight.writable(ctx) : Tensor{};
       const Tensor bias_into = to_bias.wanted() ? to_bias.writable(ctx) : Tensor{};
-      const ops::LinearGrads grads = ops::linear_backward(ctx, args, grad_y, to_x.wanted(), weight_into, bias_into);
+      const ops::LinearGrads grads = ops::linear_gradients(
+          ctx, args, grad_y, {to_x.wanted(), to_weight.wanted(), to_bias.wanted()}, weight_into, bias_into);
       if (!weight_into.defined()) to_weight.add(ctx, grads.weight);
       if (!bias_into.defined()) to_bias.add(ctx, grads.bias);
       to_x.add(ctx, grads.x);

@@ -193,6 +193,11 @@ Tensor linear_forward(Context& ctx, const LinearArgs& args) {
 
 LinearGrads linear_backward(Context& ctx, const LinearArgs& args, const Tensor& grad_y, bool want_grad_x,
                             const Tensor& grad_weight_into, const Tensor& grad_bias_into) {
+  return linear_gradients(ctx, args, grad_y, {want_grad_x, true, true}, grad_weight_into, grad_bias_into);
+}
+
+LinearGrads linear_gradients(Context& ctx, const LinearArgs& args, const Tensor& grad_y, const LinearWants& wants,
+                             const Tensor& grad_weight_into, const Tensor& grad_bias_into) {
   check_linear(kOp, args.x, args.weight, args.bias, args.compute);
   const DType dtype = args.x.dtype();
   Shape shape = args.x.shape();
@@ -215,14 +220,16 @@ LinearGrads linear_backward(Context& ctx, const LinearArgs& args, const Tensor& 
 
   const Tensor x = as_matrix(args.x), g = as_matrix(grad_y);
   LinearGrads grads;
-  if (want_grad_x) {
+  if (wants.x) {
     grads.x = Tensor::empty(args.x.shape(), dtype);
     if (grads.x.numel() > 0) matrix_grad_x(ctx, g, as_matrix(args.weight), args.compute, as_matrix(grads.x));
   }
-  grads.weight = grad_weight_into.defined() ? grad_weight_into : Tensor::empty(args.weight.shape(), dtype);
-  if (grads.weight.numel() > 0)
-    matrix_grad_weight(ctx, g, x, args.compute, as_matrix(grads.weight), grad_weight_into.defined());
-  if (args.bias.defined()) {
+  if (wants.weight) {
+    grads.weight = grad_weight_into.defined() ? grad_weight_into : Tensor::empty(args.weight.shape(), dtype);
+    if (grads.weight.numel() > 0)
+      matrix_grad_weight(ctx, g, x, args.compute, as_matrix(grads.weight), grad_weight_into.defined());
+  }
+  if (wants.bias && args.bias.defined()) {
     grads.bias = grad_bias_into.defined() ? grad_bias_into : Tensor::empty({args.weight.size(0)}, dtype);
     matrix_grad_bias(ctx, g, grads.bias, grad_bias_into.defined());
   }

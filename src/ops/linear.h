@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "coluber/context.h"
+#include "coluber/ops.h"
 #include "coluber/tensor.h"
 
 namespace coluber::ops {
@@ -28,5 +29,13 @@ void matrix_grad_x(Context& ctx, const Tensor& grad_y, const Tensor& weight, DTy
 void matrix_grad_weight(Context& ctx, const Tensor& grad_y, const Tensor& x, DType compute, const Tensor& grad_weight,
                         bool accumulate);
 void matrix_grad_bias(Context& ctx, const Tensor& grad_y, const Tensor& grad_bias, bool accumulate);
+
+// linear_backward without what nobody asks for: the gradient of a frozen weight costs as much as that of x. An
+// undefined bias has none.
+struct LinearWants {
+  bool x = true, weight = true, bias = true;
+};
+LinearGrads linear_gradients(Context& ctx, const LinearArgs& args, const Tensor& grad_y, const LinearWants& wants,
+                             const Tensor& grad_weight_into, const Tensor& grad_bias_into);
 
 }  // namespace coluber::ops

@@ -177,6 +177,30 @@ TEST_F(TapeTest, BackwardFreesAsItGoes) {
   EXPECT_LE(memory_stats().live_bytes - before, kMiB + 4096);  // the gradient of x
 }
 
+// The gradient of a frozen weight is never made: here it alone would be 8 MiB beside vectors of 8 KiB.
+TEST_F(TapeTest, AFrozenWeightCostsNoGradient) {
+  const Tensor values = Tensor::full({kMiB / 1024, kMiB / 1024}, 0.5, DType::kF64);
+  const Var x(ones({1, kMiB / 1024}), true), frozen(values), learned(values, true);
+  const auto peak_of = [&](const Var& weight, const Var& bias) {
+    tape_.clear();
+    const Var y = autograd::linear(graph_, x, weight, bias);
+    const Var loss = autograd::dot(graph_, y, ones(y.value().shape()));
+    const std::int64_t before = memory_stats().live_bytes;
+    reset_memory_peak();
+    tape_.backward(ctx_, loss);
+    return memory_stats().peak_bytes - before;
+  };
+  EXPECT_LT(peak_of(frozen, {}), kMiB);
+  const Tensor alone = x.grad().clone();
+  EXPECT_FALSE(frozen.grad().defined());
+  x.set_grad({});
+  EXPECT_GE(peak_of(learned, {}), 8 * kMiB);
+  EXPECT_TRUE(same_bits(x.grad(), alone));
+  const Var bias(ones({kMiB / 1024}), true);
+  EXPECT_LT(peak_of(frozen, bias), kMiB);
+  EXPECT_EQ(bias.grad().at({3}), 1);
+}
+
 TEST_F(TapeTest, ClearFreesWithoutPlaying) {
   const Var x(ones({kMiB / 8}), true);
   const std::int64_t before = memory_stats().live_bytes;
