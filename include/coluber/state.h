@@ -29,7 +29,7 @@ class State {
   State& operator=(State&&) noexcept = default;
 
   std::int64_t batch() const;                              // sequences, 0 when empty
-  std::int64_t num_tokens() const { return num_tokens_; }  // read so far, per sequence
+  std::int64_t num_tokens() const { return num_tokens_; }  // read so far, per sequence; packed: all together
   void advance(std::int64_t tokens) { num_tokens_ += tokens; }
   std::size_t num_layers() const { return layers_.size(); }
   const LayerState& layer(std::size_t i) const { return layers_.at(i); }

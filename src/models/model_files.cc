@@ -1,4 +1,6 @@
 // Model::load and Model::save: parameters to and from the tensors of a model folder.
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <map>
 
@@ -98,6 +100,29 @@ Model Model::load(const std::string& path, const LoadOptions& options) {
   return model;
 }
 
+namespace {
+
+// Finite values that become infinite in fewer bits: f16 ends at 65504.
+void check_in_range(const std::string& name, const Tensor& value, const Tensor& stored) {
+  if (stored.dtype() == value.dtype()) return;
+  constexpr std::int64_t kBlock = 1 << 16;  // looked at as f64 together: half a MiB each
+  const std::int64_t size = value.numel();
+  const Tensor all_before = value.contiguous().reshape({size}), all_after = stored.contiguous().reshape({size});
+  for (std::int64_t begin = 0; begin < size; begin += kBlock) {
+    const std::int64_t end = std::min(begin + kBlock, size);
+    const Tensor before = all_before.slice(0, begin, end).to(DType::kF64);
+    const Tensor after = all_after.slice(0, begin, end).to(DType::kF64);
+    for (std::int64_t i = 0; i < end - begin; ++i) {
+      const double x = before.data<double>()[i];
+      if (std::isfinite(after.data<double>()[i]) || !std::isfinite(x)) continue;
+      refuse_value(ErrorCode::kNumeric, "model", name, join("values within the range of ", dtype_name(stored.dtype())),
+                   join(x), stored.dtype() == DType::kF16 ? "bf16 reaches as far as f32" : "f64 keeps it");
+    }
+  }
+}
+
+}  // namespace
+
 void Model::save(const std::string& path, const SaveOptions& options) const {
   if (options.dtype.has_value() && !dtype_is_float(*options.dtype)) {
     refuse_value(ErrorCode::kInvalidArgument, "model", "dtype", "f32, f64, bf16 or f16", dtype_name(*options.dtype));
@@ -106,6 +131,7 @@ void Model::save(const std::string& path, const SaveOptions& options) const {
   TensorMap tensors;
   for (const Parameter& parameter : parameters()) {
     const Tensor value = parameter.var.value().to(options.dtype.value_or(parameter.var.value().dtype()));
+    check_in_range(parameter.name, parameter.var.value(), value);
     tensors.emplace(file_tensor_name(options.layout, parameter.name), to_file_shape(parameter.name, value));
   }
   if (config_.tie_embeddings && options.layout == CheckpointLayout::kStateSpaces && !options.safetensors) {

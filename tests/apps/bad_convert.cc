@@ -10,6 +10,10 @@ std::vector<BadInput> bad_convert(const World& world) {
   SaveOptions save;
   save.layout = CheckpointLayout::kHfFalconMamba;
   byte_model([](ModelConfig& config) { config.mixer.norm_dt_B_C = true; }).save(falcon, save);
+  const std::string large = world / "large";
+  const Model beyond = byte_model();
+  beyond.parameters().front().var.value().set({3, 3}, -70000);
+  beyond.save(large);
   const auto convert = [&](const std::string& from, const std::string& to, std::vector<std::string> more) {
     more.insert(more.begin(), {"convert", "--model", from, "--out", to});
     return more;
@@ -27,6 +31,13 @@ std::vector<BadInput> bad_convert(const World& world) {
        {out}},
       {"ConvertUnknownFormat", convert(m, out, {"--format", "onnx"}), {"--format", "onnx"}, 2, "", "", {out}},
       {"ConvertToIntegers", convert(m, out, {"--dtype", "i32"}), {"expected one of", "got 'i32'"}, 2, "", "", {out}},
+      {"ConvertBeyondF16",
+       convert(large, out, {"--dtype", "f16"}),
+       {"embedding.weight: expected values within the range of f16, got -70000", "bf16"},
+       1,
+       "",
+       "",
+       {out}},
       {"ConvertBadSize", convert(m, out, {"--max-shard", "big"}), {"--max-shard: expected a size", "got big"}, 2},
       {"ConvertSizeOfZero", convert(m, out, {"--max-shard", "0GB"}), {"--max-shard: expected", "got 0GB"}, 2},
       {"ConvertSizeOfDots", convert(m, out, {"--max-shard", "..GB"}), {"--max-shard: expected", "got ..GB"}, 2},

@@ -104,6 +104,7 @@ TEST_F(ModelTest, EvaluateOfPackedRowsCarriesOneStateEach) {
   };
   const double separate = alone(0, 3, first) + alone(3, 8, second);
   EXPECT_NEAR(together, separate, 1e-6 * separate);
+  EXPECT_EQ(packed.num_tokens(), 8);  // of both
   EXPECT_LE(max_error(packed.layer(1).ssm.slice(0, 1, 2), second.layer(1).ssm), 1e-5);
   EXPECT_LE(max_error(packed.layer(1).ssm.slice(0, 0, 1), first.layer(1).ssm), 1e-5);
 }

@@ -1,6 +1,7 @@
 // Everything in tests/goldens/data, and that what is wrong fails.
 #include <functional>
 #include <set>
+#include <utility>
 
 #include "coluber/model.h"
 #include "tests/selftest/goldens.h"
@@ -155,7 +156,30 @@ TEST(TextGoldens, WrongOnesFailAndMissingTokenizersAreNamed) {
   EXPECT_EQ(results[0].status, Status::kFail) << describe(results[0]);
 }
 
+// Options are read: with others than the golden was made with, the trace is another.
+TEST(TrainingTrace, FollowsEveryOption) {
+  const SafetensorsFile file = SafetensorsFile::open(goldens_folder() + "/training_trace.safetensors");
+  for (const auto& [from, to] :
+       {std::pair("\"clip\": 1.0", "\"clip\": 0.1"), std::pair("\"weight_decay\": 0.1", "\"weight_decay\": 0.2"),
+        std::pair("\"betas\": [0.9, 0.95]", "\"betas\": [0.9, 0.96]"),
+        std::pair("\"betas\": [0.9, 0.95]", "\"betas\": [0.8, 0.95]"), std::pair("\"eps\": 1e-08", "\"eps\": 1e-06"),
+        std::pair("\"lr_min\": 0.0004", "\"lr_min\": 0.0005"),
+        std::pair("\"warmup_steps\": 5", "\"warmup_steps\": 6")}) {
+    StringMap metadata = file.metadata();
+    std::string& options = metadata.at("case/mamba1");
+    const std::size_t at = options.find(from);
+    ASSERT_NE(at, std::string::npos) << from;
+    options.replace(at, std::string(from).size(), to);
+    const TemporaryFolder folder;
+    write_safetensors(folder / "training_trace.safetensors", file.tensors(), metadata);
+    const std::vector<CaseResult> results = run_folder(folder.path(), "*/mamba1");
+    ASSERT_EQ(results.size(), 1u);
+    EXPECT_EQ(results[0].status, Status::kFail) << to << ": " << describe(results[0]);
+  }
+}
+
 struct Wrong {
+  const char* name;
   const char* file;
   const char* case_name;
   const char* tensor;
@@ -181,19 +205,20 @@ TEST_P(WrongGolden, Fails) {
 }
 
 // Off by little more than the rounding of what is stored; token ids by one.
-INSTANTIATE_TEST_SUITE_P(Tensors, WrongGolden,
-                         ::testing::Values(Wrong{"causal_conv1d", "b2_d8_l17_w4_bias_silu", "out/out", 1 + 1e-10},
-                                           Wrong{"causal_conv1d", "b2_d8_l17_w4_bias_silu", "grad/weight", 1 - 1e-10},
-                                           Wrong{"selective_scan", "01_b2_d3_l7_n5_Bv_Cv", "out/last_state", 1 + 1e-8},
-                                           Wrong{"selective_scan", "25_b1_d4_l20_n3_Bg2_Cg2_init_cplx", "grad/A",
-                                                 1 + 1e-8},
-                                           Wrong{"laws_fp64/selective_scan", "s05", "out/y", 1 + 1e-8},
-                                           Wrong{"norm", "3_layer_4x130", "grad/x", 1 + 1e-8},
-                                           Wrong{"mamba1_block", "0_b2_l11_m16", "out/out", 1 + 1e-8},
-                                           Wrong{"lm_state_spaces", "ss_mamba1", "out/loss", 1 + 1e-10},
-                                           Wrong{"lm_state_spaces", "ss_mamba1", "out/generated", 2},
-                                           Wrong{"lm_transformers", "hf_falcon_mamba", "out/logits", 1 + 1e-7},
-                                           Wrong{"training_trace", "mamba1", "out/lr", 1 + 1e-8}));
+INSTANTIATE_TEST_SUITE_P(
+    Tensors, WrongGolden,
+    ::testing::Values(Wrong{"ConvOut", "causal_conv1d", "b2_d8_l17_w4_bias_silu", "out/out", 1 + 1e-10},
+                      Wrong{"ConvGradWeight", "causal_conv1d", "b2_d8_l17_w4_bias_silu", "grad/weight", 1 - 1e-10},
+                      Wrong{"ScanLastState", "selective_scan", "01_b2_d3_l7_n5_Bv_Cv", "out/last_state", 1 + 1e-8},
+                      Wrong{"ScanGradA", "selective_scan", "25_b1_d4_l20_n3_Bg2_Cg2_init_cplx", "grad/A", 1 + 1e-8},
+                      Wrong{"ScanLaws", "laws_fp64/selective_scan", "s05", "out/y", 1 + 1e-8},
+                      Wrong{"NormGradX", "norm", "3_layer_4x130", "grad/x", 1 + 1e-8},
+                      Wrong{"BlockOut", "mamba1_block", "0_b2_l11_m16", "out/out", 1 + 1e-8},
+                      Wrong{"LmLoss", "lm_state_spaces", "ss_mamba1", "out/loss", 1 + 1e-10},
+                      Wrong{"LmGenerated", "lm_state_spaces", "ss_mamba1", "out/generated", 2},
+                      Wrong{"LmLogits", "lm_transformers", "hf_falcon_mamba", "out/logits", 1 + 1e-7},
+                      Wrong{"TraceRate", "training_trace", "mamba1", "out/lr", 1 + 1e-8}),
+    [](const auto& row) { return std::string(row.param.name); });
 
 }  // namespace
 }  // namespace coluber::testing
