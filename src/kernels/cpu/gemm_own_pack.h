@@ -86,24 +86,20 @@ inline void transpose_units(const void* const* columns, std::int64_t depth, std:
     for (int i = 0; i < kLanes; ++i) std::memcpy(to + i, static_cast<const char*>(columns[i]) + 4 * l, 4);
 }
 
-inline VecF first_of_row(const float* p, std::int64_t count) {
-  return count >= kLanes ? load(p) : load_first(p, count);
-}
-inline VecU first_of_row(const bfloat16* p, std::int64_t count) {
-  VecH half{};
-  std::memcpy(&half, p, count >= kLanes ? sizeof half : sizeof(bfloat16) * static_cast<std::size_t>(count));
-  return __builtin_convertvector(half, VecU);
-}
-
-// One unit of k from row `row` of a factor whose columns are contiguous; `whole` unless k ends within the unit.
+// One unit of k from `row` of a factor whose columns lie side by side, `count` or kLanes of them; `whole` unless k ends
+// within the unit.
 inline void copy_unit(const float* row, std::int64_t, bool, std::int64_t count, float* to) {
-  store(to, first_of_row(row, count));
+  store(to, count >= kLanes ? load(row) : load_first(row, count));
 }
+#if defined(COLUBER_ISA_AVX512)
 inline void copy_unit(const bfloat16* row, std::int64_t ld, bool whole, std::int64_t count, float* to) {
-  VecU pairs = first_of_row(row, count);
-  if (whole) pairs |= first_of_row(row + ld, count) << 16;
+  const auto lanes = static_cast<__mmask16>(count >= kLanes ? 0xffff : (1 << count) - 1);
+  auto wide = [&](const bfloat16* p) { return _mm512_maskz_cvtepu16_epi32(lanes, _mm256_maskz_loadu_epi16(lanes, p)); };
+  __m512i pairs = wide(row);
+  if (whole) pairs = _mm512_or_si512(pairs, _mm512_maskz_slli_epi32(kAllLanes, wide(row + ld), 16));
   std::memcpy(to, &pairs, sizeof pairs);
 }
+#endif
 
 // `count` columns of a factor from `column` on, laid out `vectors` vectors wide at `data`. Columns beyond count are of
 // no meaning: their results are not stored.

@@ -40,6 +40,7 @@ class Tiles {
     across_ = ceil_div(n, columns_);
     rows_ = kMostTileRows;
     while (rows_ > least_rows && ceil_div(m, rows_) * across_ < kEnoughTiles) rows_ /= 2;
+    rows_ = ceil_div(ceil_div(m, ceil_div(m, rows_)), 16) * 16;  // equal shares: each packs the same weights
     down_ = ceil_div(m, rows_);
   }
   std::int64_t count() const { return across_ * down_; }
