@@ -158,12 +158,12 @@ int run(const BenchOptions& options) {
 
 void register_bench(CLI::App& root, Exit& exit) {
   auto options = std::make_shared<BenchOptions>();
-  CLI::App& command =
-      add_command(root, "bench", "Measure speed as shares of what this machine can do, with random weights",
-                  {{"coluber bench decode --preset mamba-130m --dtype bf16", "tokens after each other"},
-                   {"coluber bench prefill --preset mamba-130m --seqlen 2048", "reading a prompt"},
-                   {"coluber bench train --preset tiny --json", "a training step, for scripts"},
-                   {"coluber bench ops --preset mamba-130m", "every op, and the scan over growing lengths"}});
+  CLI::App& command = add_command(
+      root, "bench", "Measure speed as shares of what this machine can do, with random weights",
+      {{"coluber bench decode --preset mamba-130m --dtype bf16", "tokens after each other"},
+       {"coluber bench prefill --preset mamba-130m --seqlen 2048", "reading a prompt"},
+       {"coluber bench train --preset tiny --json", "a training step, for scripts"},
+       {"coluber bench ops --preset mamba-130m", "every op, and without --seqlen the scan over growing lengths"}});
   add_common_options(command, *options);
   command.add_option("what", options->what, "ops, decode, prefill or train")
       ->required()

@@ -1,5 +1,5 @@
-// `coluber bench ops`: every op of a training step at the shapes of a preset, forward and backward, and the scan over
-// growing lengths.
+// `coluber bench ops`: every op of a training step at the shapes of a preset, forward and backward, what a token costs
+// in decoding, and, unless --seqlen names one, the scan over growing lengths.
 #include <functional>
 
 #include "apps/bench.h"
@@ -171,6 +171,64 @@ void bench_head(OpBench& bench, Context& ctx, const Extents& e, DType compute) {
       .flop = 6.0 * static_cast<double>(tokens * e.m * e.v);
 }
 
+void bench_embedding(OpBench& bench, Context& ctx, const Extents& e) {
+  const std::int64_t tokens = e.b * e.l;
+  const Tensor table = random_tensor({e.v, e.m}, -1, 1, 60), grad_y = random_tensor({tokens, e.m}, -1, 1, 61);
+  const Tensor ids = Tensor::empty({tokens}, DType::kI32), grad_table = Tensor::zeros({e.v, e.m}, DType::kF32);
+  const Rng rng(2, 62);
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    ids.data<std::int32_t>()[t] =
+        static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(t), static_cast<std::uint64_t>(e.v)));
+  }
+  const std::string shape = join(tokens, " of ", e.v, " x ", e.m);
+  const double count = static_cast<double>(tokens), rows = count * static_cast<double>(e.m * kFloat);
+  bench.add("embedding_forward", shape, count, [&] { ops::embedding_forward(ctx, ids, table); }).bytes = 2 * rows;
+  bench.add("embedding_backward", shape, count, [&] { ops::embedding_backward(ctx, ids, grad_y, grad_table); }).bytes =
+      3 * rows;  // grad_y, and rows of the table that are added to
+}
+
+// What works element by element, on the activations of a layer; neg_exp on the A of one.
+void bench_elementwise(OpBench& bench, Context& ctx, const Extents& e) {
+  const std::int64_t tokens = e.b * e.l;
+  const Tensor x = random_tensor({tokens, e.m}, -1, 1, 70), y = random_tensor({tokens, e.m}, -1, 1, 71);
+  const Tensor log_A = random_tensor({e.d, e.n}, 0, 2, 72);
+  const std::string shape = join(tokens, " x ", e.m);
+  const double count = static_cast<double>(tokens), rows = count * static_cast<double>(e.m * kFloat);
+  bench
+      .add(
+          "dropout", shape, count, [&] { ops::dropout(ctx, x, 0.1, 1, 2); }, true)
+      .bytes = 2 * rows;
+  bench.add("add_inplace", shape, count, [&] { ops::add_inplace(ctx, y, x, 1e-3); }).bytes = 3 * rows;
+  bench.add("copy", shape, count, [&] { ops::copy(ctx, y, x); }).bytes = 2 * rows;
+  bench
+      .add(
+          "neg_exp", join(e.d, " x ", e.n), 0, [&] { ops::neg_exp(ctx, log_A); }, true)
+      .bytes = 2.0 * static_cast<double>(e.d * e.n * kFloat);
+}
+
+// One token of each sequence: the states are read and written.
+void bench_steps(OpBench& bench, Context& ctx, const Extents& e) {
+  const Extents one{e.b, 1, e.m, e.d, e.n, e.u, e.k, e.v};
+  const ops::SelectiveScanArgs scan = scan_args(one, true);
+  const Tensor ssm = Tensor::zeros({e.b, e.d, e.n}, DType::kF32);
+  const double tokens = static_cast<double>(e.b);
+  bench
+      .add(
+          "selective_scan_step", scan_shape(one), tokens, [&] { ops::selective_scan_step(ctx, scan, ssm); }, true)
+      .bytes = static_cast<double>((2 * e.b + 1) * e.d * e.n * kFloat);  // A too
+  ops::CausalConv1dArgs conv;
+  conv.x = scan.u;
+  conv.weight = random_tensor({e.d, e.k}, -1, 1, 80);
+  conv.bias = random_tensor({e.d}, -1, 1, 81);
+  conv.silu = true;
+  const Tensor inputs = Tensor::zeros({e.b, e.d, e.k - 1}, DType::kF32);
+  bench
+      .add(
+          "causal_conv1d_step", join("b ", e.b, " l 1 d ", e.d, " k ", e.k), tokens,
+          [&] { ops::causal_conv1d_step(ctx, conv, inputs); }, true)
+      .bytes = static_cast<double>((2 * e.b * (e.k - 1) + e.k) * e.d * kFloat);  // the weight too
+}
+
 void bench_adamw(OpBench& bench, Context& ctx, std::int64_t count) {
   const Tensor param = random_tensor({count}, -1, 1, 50), grad = random_tensor({count}, -1, 1, 51);
   const Tensor exp_avg = Tensor::zeros({count}, DType::kF32), exp_avg_sq = Tensor::zeros({count}, DType::kF32);
@@ -212,8 +270,11 @@ std::vector<OpMeasured> bench_ops(Context& ctx, const BenchOptions& options) {
   bench_conv(bench, ctx, e);
   bench_scan(bench, ctx, e, true, true);
   bench_norm(bench, ctx, e);
+  bench_embedding(bench, ctx, e);
+  bench_elementwise(bench, ctx, e);
   bench_adamw(bench, ctx, 3 * e.m * e.d);
-  bench_long_scan(bench, ctx, e.n);
+  bench_steps(bench, ctx, e);
+  if (options.seqlen == 0) bench_long_scan(bench, ctx, e.n);
   return std::move(bench.results);
 }
 

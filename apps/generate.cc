@@ -102,7 +102,7 @@ class Output {
   void show(const GeneratedPiece& piece) {
     if (options_.json) return;
     if (prompts_.size() == 1) {
-      print_text(piece.text);
+      print_text(shown(piece.text));
       if (piece.last) print_line("");
       if (piece.last || !piece.text.empty()) std::fflush(stdout);
       if (std::ferror(stdout) != 0) {  // a full disk: nobody reads what would follow
@@ -114,12 +114,17 @@ class Output {
     done_[piece.prompt] = piece.last;
     for (; next_ < prompts_.size() && done_[next_]; ++next_) {
       if (next_ > 0) print_line("");
-      print_line(paint(Colour::kBold, prompts_[next_]) + texts_[next_]);
+      print_line(paint(Colour::kBold, shown(prompts_[next_])) + shown(texts_[next_]));
       std::fflush(stdout);
     }
   }
 
  private:
+  // To the byte into files and pipes.
+  static std::string shown(std::string_view text) {
+    return stdout_is_terminal() ? without_controls(text) : std::string(text);
+  }
+
   const Options& options_;
   const std::vector<std::string>& prompts_;
   std::vector<std::string> texts_;

@@ -1,7 +1,9 @@
 #include "apps/terminal.h"
 
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -23,10 +25,19 @@ const char* escape_of(Colour colour) {
   return "";
 }
 
+bool is_dumb() {  // prints escape codes instead of following them
+  const char* term = std::getenv("TERM");
+  return term != nullptr && std::strcmp(term, "dumb") == 0;
+}
+
 bool colours_wanted() {
   const char* no_color = std::getenv("NO_COLOR");  // https://no-color.org: set and not empty
-  const char* term = std::getenv("TERM");
-  return (no_color == nullptr || *no_color == '\0') && (term == nullptr || std::strcmp(term, "dumb") != 0);
+  return (no_color == nullptr || *no_color == '\0') && !is_dumb();
+}
+
+std::size_t stderr_columns() {
+  winsize size{};
+  return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 
 std::string formatted(const char* format, double value) {
@@ -50,6 +61,23 @@ bool stderr_is_terminal() {
 std::string paint(Colour colour, std::string_view text, bool terminal) {
   if (!terminal || !colours_wanted()) return std::string(text);
   return escape_of(colour) + std::string(text) + "\033[0m";
+}
+
+std::string without_controls(std::string_view text) {
+  constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
+  std::string out;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    const bool control = (byte < 0x20 && byte != '\n' && byte != '\t') || byte == 0x7F;
+    const bool c1 = byte == 0xC2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xA0;  // U+0080 on
+    if (control || c1) {
+      out += kReplacement;
+    } else {
+      out += text[i];
+    }
+    if (c1) ++i;
+  }
+  return out;
 }
 
 std::string human_bytes(std::int64_t bytes) {
@@ -90,7 +118,7 @@ Progress::Progress(std::string what, std::string unit, std::int64_t total, bool 
     : what_(std::move(what)),
       unit_(std::move(unit)),
       total_(total),
-      shown_(!quiet && stderr_is_terminal()),
+      shown_(!quiet && stderr_is_terminal() && !is_dumb()),
       start_(std::chrono::steady_clock::now()),
       last_(start_ - kRedrawInterval) {}
 
@@ -111,11 +139,23 @@ void Progress::update(std::int64_t done, std::string_view note) {
   const double rate = elapsed > 0 ? static_cast<double>(done) / elapsed : 0;
   std::string line = what_;
   if (total_ > 0) line += formatted("  %.0f%%", 100.0 * static_cast<double>(done) / static_cast<double>(total_));
-  line += "  " + human_count(static_cast<double>(done));
-  if (total_ > 0) line += "/" + human_count(static_cast<double>(total_));
-  line += " " + unit_ + "  " + human_count(rate) + " " + unit_ + "/s";
-  if (!note.empty()) line += "  " + std::string(note);
-  if (total_ > 0 && rate > 0) line += "  ETA " + human_duration(static_cast<double>(total_ - done) / rate);
+  std::string counts = "  " + human_count(static_cast<double>(done));
+  if (total_ > 0) counts += "/" + human_count(static_cast<double>(total_));
+  counts += " " + unit_;
+  std::string parts[] = {
+      counts, "  " + human_count(rate) + " " + unit_ + "/s", note.empty() ? std::string() : "  " + std::string(note),
+      total_ > 0 && rate > 0 ? "  ETA " + human_duration(static_cast<double>(total_ - done) / rate) : std::string()};
+  // A line that wraps is not redrawn in place: the rate goes first, then the counts, the ETA and the note.
+  const std::size_t columns = stderr_columns() - 1;
+  std::size_t size = line.size();
+  for (const std::string& part : parts) size += part.size();
+  for (const std::size_t i : {1, 0, 3, 2}) {
+    if (size <= columns) break;
+    size -= parts[i].size();
+    parts[i].clear();
+  }
+  for (const std::string& part : parts) line += part;
+  line.resize(std::min(line.size(), columns));
   std::fprintf(stderr, "\r\033[2K%s", line.c_str());
   std::fflush(stderr);
   drawn_ = true;

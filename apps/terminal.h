@@ -18,6 +18,10 @@ enum class Colour { kRed, kGreen, kYellow, kDim, kBold };
 // `text` in a colour when `terminal`, NO_COLOR is unset and TERM is not "dumb".
 std::string paint(Colour colour, std::string_view text, bool terminal = stdout_is_terminal());
 
+// Text of a model for a terminal: control characters, which could move the cursor or recolour all that follows, become
+// U+FFFD, all but tabs and line breaks. `text` ends at a border of characters.
+std::string without_controls(std::string_view text);
+
 // "1.5 GiB", "12.3 MiB", "17 B"
 std::string human_bytes(std::int64_t bytes);
 // "1:02:03", "4:05", "12 s"
@@ -28,6 +32,7 @@ std::string human_count(double count);
 std::string counted(std::int64_t count, std::string_view what);
 
 // `eval 34%  1.20M/3.50M tok  52.1k tok/s  loss 1.234  ETA 0:44`, redrawn in place at most ten times a second.
+// Parts go where the terminal is narrow; a dumb one, which cannot clear a line, shows none.
 class Progress {
  public:
   // total 0: unknown, no percentage and no ETA.

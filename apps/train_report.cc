@@ -149,7 +149,8 @@ void TrainReport::sample(std::int64_t step) {
     if (flags_.json) {
       print_json({{"event", "sample"}, {"step", step}, {"prompt", prompts_[i]}, {"text", texts[i].text}});
     } else {
-      show("      " + paint(Colour::kBold, prompts_[i]) + paint(Colour::kDim, indented(texts[i].text)));
+      show("      " + paint(Colour::kBold, without_controls(prompts_[i])) +
+           paint(Colour::kDim, indented(without_controls(texts[i].text))));
     }
   }
 }
