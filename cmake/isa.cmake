@@ -5,7 +5,8 @@
 # COLUBER_ISA_BASE, _AVX2 or _AVX512 is defined.
 set(COLUBER_ISA_FLAGS_base "")
 set(COLUBER_ISA_FLAGS_avx2 -mavx2 -mfma -mf16c)
-# No -mavx512bf16 here: sources that use it say so by a target attribute and ask has_avx512_bf16() first.
+# No -mavx512bf16 and no AMX here: who uses them writes the instruction itself and asks has_avx512_bf16() or
+# has_amx_bf16() first (src/kernels/cpu/gemm_own*.h).
 set(COLUBER_ISA_FLAGS_avx512 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512)
 
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")

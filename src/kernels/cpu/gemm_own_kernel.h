@@ -56,11 +56,15 @@ void multiply_panels(const PanelProduct& p) {
   for (int i = 0; i < kPointers; ++i) a[i] = p.a + kRowsPerPointer * i * p.a_row;
   const float* b = p.b;
   const std::int64_t a_row = p.a_row, a_step = p.a_step;
+  constexpr int kAhead = 16;  // steps; the panel comes from L2
   VecF sum[kRows][kVectors] = {};
   for (std::int64_t l = p.units; l > 0; --l, b += kVectors * kLanes) {
     VecF b_l[kVectors];
 #pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) b_l[j] = load(b + j * kLanes);
+    for (int j = 0; j < kVectors; ++j) {
+      b_l[j] = load(b + j * kLanes);
+      __builtin_prefetch(b + (kAhead * kVectors + j) * kLanes);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
       const char* a_i = a[i / kRowsPerPointer] + i % kRowsPerPointer * a_row;
