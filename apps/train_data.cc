@@ -34,11 +34,15 @@ std::optional<std::int64_t> trained_vocab_size(const std::string& tokenizer) {
   return size;
 }
 
-std::shared_ptr<const Tokenizer> train_tokenizer(const Corpus& corpus, std::int64_t vocab_size, bool quiet) {
+using Poll = std::function<void()>;
+
+std::shared_ptr<const Tokenizer> train_tokenizer(const Corpus& corpus, std::int64_t vocab_size, bool quiet,
+                                                 const Poll& poll) {
   TokenizerTraining training;
   training.vocab_size = vocab_size;
   Progress progress("vocabulary", "%", 100, quiet);
   training.progress = [&](double share, const std::string& doing) {
+    if (poll) poll();
     progress.update(static_cast<std::int64_t>(100 * share), doing);
   };
   return train_bpe(corpus, training);
@@ -60,19 +64,23 @@ std::shared_ptr<const Tokenizer> resumed_tokenizer(const TrainFlags& flags, cons
 }
 
 std::shared_ptr<const Tokenizer> choose_tokenizer(const TrainFlags& flags, const std::string& checkpoint,
-                                                  const Corpus& corpus) {
+                                                  const Corpus& corpus, const Poll& poll) {
   if (!checkpoint.empty()) return resumed_tokenizer(flags, checkpoint);
   if (const auto vocab_size = trained_vocab_size(flags.tokenizer)) {
-    return train_tokenizer(corpus, *vocab_size, flags.quiet);
+    return train_tokenizer(corpus, *vocab_size, flags.quiet, poll);
   }
   return Tokenizer::load(flags.tokenizer);
 }
 
-std::shared_ptr<const TokenStore> tokenized(const TrainFlags& flags, const Tokenizer& tokenizer, const Corpus& corpus) {
+std::shared_ptr<const TokenStore> tokenized(const TrainFlags& flags, const Tokenizer& tokenizer, const Corpus& corpus,
+                                            const Poll& poll) {
   const std::string folder = flags.out + "/tokens";
   ensure_directory(folder);
   Progress progress("tokens", "B", corpus.size_bytes(), flags.quiet);
-  return tokenize_cached(tokenizer, corpus, folder, [&](const TokenizeProgress& p) { progress.update(p.done_bytes); });
+  return tokenize_cached(tokenizer, corpus, folder, [&](const TokenizeProgress& p) {
+    if (poll) poll();
+    progress.update(p.done_bytes);
+  });
 }
 
 void set_heldout(TrainData& data, TokenStream stream) {
@@ -87,7 +95,7 @@ void set_heldout(TrainData& data, TokenStream stream) {
   data.heldout.emplace(std::move(stream));
 }
 
-TrainData open_text(const TrainFlags& flags, const std::string& checkpoint) {
+TrainData open_text(const TrainFlags& flags, const std::string& checkpoint, const Poll& poll) {
   CorpusOptions options;
   options.text_field = flags.text_field;
   options.separator = document_separator_from_name(flags.separator);
@@ -101,10 +109,10 @@ TrainData open_text(const TrainFlags& flags, const std::string& checkpoint) {
     heldout = std::move(rest);
   }
   TrainData data;
-  data.tokenizer = choose_tokenizer(flags, checkpoint, corpus);
-  data.store = tokenized(flags, *data.tokenizer, corpus);
+  data.tokenizer = choose_tokenizer(flags, checkpoint, corpus, poll);
+  data.store = tokenized(flags, *data.tokenizer, corpus, poll);
   data.train.emplace(TokenStream(data.store));
-  if (heldout) set_heldout(data, TokenStream(tokenized(flags, *data.tokenizer, *heldout)));
+  if (heldout) set_heldout(data, TokenStream(tokenized(flags, *data.tokenizer, *heldout, poll)));
   return data;
 }
 
@@ -117,16 +125,10 @@ void check_same_vocabulary(const TokenStore& store, std::int64_t vocab_size, std
                join("that of ", other, " with ", vocab_size, " ids"), join("another one with ", info.vocab_size));
 }
 
-TrainData open_tokens(const TrainFlags& flags, const std::string& checkpoint) {
-  TrainData data;
-  data.store = TokenStore::open(flags.data[0]);
-  if (flags.tokenizer != "bytes" || data.store->info().tokenizer_fingerprint == Tokenizer::bytes()->fingerprint()) {
-    data.tokenizer = checkpoint.empty() ? Tokenizer::load(flags.tokenizer) : resumed_tokenizer(flags, checkpoint);
-    check_same_vocabulary(*data.store, data.tokenizer->vocab_size(), data.tokenizer->fingerprint(), flags.tokenizer);
-  }
+// What is learned from and what is held out; `heldout` null: the share that the flags say.
+void split_tokens(const TrainFlags& flags, TrainData& data, const std::shared_ptr<const TokenStore>& heldout) {
   TokenStream stream(data.store);
-  if (!flags.heldout.empty()) {
-    const auto heldout = TokenStore::open(flags.heldout[0]);
+  if (heldout != nullptr) {
     check_same_vocabulary(*heldout, data.vocab_size(), data.store->info().tokenizer_fingerprint, data.store->name());
     set_heldout(data, TokenStream(heldout));
   } else if (flags.heldout_share > 0) {
@@ -135,6 +137,16 @@ TrainData open_tokens(const TrainFlags& flags, const std::string& checkpoint) {
     set_heldout(data, rest);
   }
   data.train.emplace(stream);
+}
+
+TrainData open_tokens(const TrainFlags& flags, const std::string& checkpoint) {
+  TrainData data;
+  data.store = TokenStore::open(flags.data[0]);
+  if (flags.tokenizer != "bytes" || data.store->info().tokenizer_fingerprint == Tokenizer::bytes()->fingerprint()) {
+    data.tokenizer = checkpoint.empty() ? Tokenizer::load(flags.tokenizer) : resumed_tokenizer(flags, checkpoint);
+    check_same_vocabulary(*data.store, data.tokenizer->vocab_size(), data.tokenizer->fingerprint(), flags.tokenizer);
+  }
+  split_tokens(flags, data, flags.heldout.empty() ? nullptr : TokenStore::open(flags.heldout[0]));
   return data;
 }
 
@@ -169,7 +181,7 @@ std::int64_t TrainData::num_heldout_batches(const TrainFlags& flags) const {
   return std::min(flags.eval_batches, (windows + flags.batch - 1) / flags.batch);
 }
 
-TrainData open_train_data(const TrainFlags& flags, const std::string& checkpoint) {
+TrainData open_train_data(const TrainFlags& flags, const std::string& checkpoint, const Poll& poll) {
   if (flags.data.empty()) {
     refuse_value(ErrorCode::kInvalidArgument, "train", "--data", "a file to learn from", "none");
   }
@@ -178,12 +190,22 @@ TrainData open_train_data(const TrainFlags& flags, const std::string& checkpoint
     for (const std::string& file : *files) token_files += TokenStore::is_token_file(file) ? 1 : 0;
   }
   const std::size_t files = flags.data.size() + flags.heldout.size();
-  if (token_files == 0) return open_text(flags, checkpoint);
+  if (token_files == 0) return open_text(flags, checkpoint, poll);
   if (token_files < files || flags.data.size() > 1 || flags.heldout.size() > 1) {
     refuse_value(ErrorCode::kInvalidArgument, "train", "--data", "text files, or one file of tokens (and one held out)",
                  join(files, " files of which ", token_files, " hold tokens"));
   }
   return open_tokens(flags, checkpoint);
+}
+
+TrainData open_train_tokens(const TrainFlags& flags, std::shared_ptr<const Tokenizer> tokenizer,
+                            std::shared_ptr<const TokenStore> store, std::shared_ptr<const TokenStore> heldout) {
+  TrainData data;
+  data.tokenizer = std::move(tokenizer);
+  data.store = std::move(store);
+  if (data.tokenizer) check_same_vocabulary(*data.store, data.vocab_size(), 0, "the tokenizer");
+  split_tokens(flags, data, heldout);
+  return data;
 }
 
 std::string first_words(const TrainData& data) {

@@ -28,9 +28,13 @@ struct TrainData {
   std::int64_t num_heldout_batches(const TrainFlags& flags) const;  // as many as asked for, or as there are
 };
 
-// `checkpoint`, when a training is resumed: its tokenizer is taken. Throws when a flag, file or vocabulary does not
-// fit.
-TrainData open_train_data(const TrainFlags& flags, const std::string& checkpoint);
+// `checkpoint`, when a training is resumed: its tokenizer is taken. `poll` is called now and then while text is read;
+// what it throws ends that. Throws when a flag, file or vocabulary does not fit.
+TrainData open_train_data(const TrainFlags& flags, const std::string& checkpoint,
+                          const std::function<void()>& poll = {});
+// The same from tokens in memory; `heldout` null: the share that the flags say is set apart.
+TrainData open_train_tokens(const TrainFlags& flags, std::shared_ptr<const Tokenizer> tokenizer,
+                            std::shared_ptr<const TokenStore> store, std::shared_ptr<const TokenStore> heldout);
 
 // The first words of the held-out text, for samples; of the text itself when none is held out.
 std::string first_words(const TrainData& data);
