@@ -214,41 +214,44 @@ void bind_ops(nb::module_& m) {
   using nb::arg;
   const nb::object none = nb::none();
   m.def("selective_scan_forward", &scan_forward, arg("u").none(), arg("dt").none(), arg("A").none(), arg("B").none(),
-        arg("C").none(), arg("D") = none, arg("z") = none, arg("dt_bias") = none, arg("dt_softplus") = false,
-        arg("reverse") = false, arg("state_in") = none, arg("cu_seqlens") = none, arg("resets") = none,
-        arg("want_state") = false, arg("want_saved") = false, arg("algorithm") = "auto");
+        arg("C").none(), arg("D").none() = none, arg("z").none() = none, arg("dt_bias").none() = none,
+        arg("dt_softplus") = false, arg("reverse") = false, arg("state_in").none() = none,
+        arg("cu_seqlens").none() = none, arg("resets").none() = none, arg("want_state") = false,
+        arg("want_saved") = false, arg("algorithm") = "auto");
   m.def("selective_scan_backward", &scan_backward, arg("grad_y").none(), arg("u").none(), arg("dt").none(),
-        arg("A").none(), arg("B").none(), arg("C").none(), arg("D") = none, arg("z") = none, arg("dt_bias") = none,
-        arg("dt_softplus") = false, arg("reverse") = false, arg("state_in") = none, arg("cu_seqlens") = none,
-        arg("resets") = none, arg("grad_state_out") = none, arg("checkpoints") = none, arg("algorithm") = "auto");
+        arg("A").none(), arg("B").none(), arg("C").none(), arg("D").none() = none, arg("z").none() = none,
+        arg("dt_bias").none() = none, arg("dt_softplus") = false, arg("reverse") = false, arg("state_in").none() = none,
+        arg("cu_seqlens").none() = none, arg("resets").none() = none, arg("grad_state_out").none() = none,
+        arg("checkpoints").none() = none, arg("algorithm") = "auto");
   m.def("selective_scan_step", &scan_step, arg("state").none(), arg("u").none(), arg("dt").none(), arg("A").none(),
-        arg("B").none(), arg("C").none(), arg("D") = none, arg("z") = none, arg("dt_bias") = none,
+        arg("B").none(), arg("C").none(), arg("D").none() = none, arg("z").none() = none, arg("dt_bias").none() = none,
         arg("dt_softplus") = false, arg("algorithm") = "auto");
-  m.def("causal_conv1d_forward", &conv_forward, arg("x").none(), arg("weight").none(), arg("bias") = none,
-        arg("silu") = false, arg("reverse") = false, arg("state_in") = none, arg("cu_seqlens") = none,
-        arg("resets") = none, arg("want_state") = false, arg("algorithm") = "auto");
+  m.def("causal_conv1d_forward", &conv_forward, arg("x").none(), arg("weight").none(), arg("bias").none() = none,
+        arg("silu") = false, arg("reverse") = false, arg("state_in").none() = none, arg("cu_seqlens").none() = none,
+        arg("resets").none() = none, arg("want_state") = false, arg("algorithm") = "auto");
   m.def("causal_conv1d_backward", &conv_backward, arg("grad_y").none(), arg("x").none(), arg("weight").none(),
-        arg("bias") = none, arg("silu") = false, arg("reverse") = false, arg("state_in") = none,
-        arg("cu_seqlens") = none, arg("resets") = none, arg("grad_state_out") = none, arg("algorithm") = "auto");
+        arg("bias").none() = none, arg("silu") = false, arg("reverse") = false, arg("state_in").none() = none,
+        arg("cu_seqlens").none() = none, arg("resets").none() = none, arg("grad_state_out").none() = none,
+        arg("algorithm") = "auto");
   m.def("causal_conv1d_step", &conv_step, arg("state").none(), arg("x").none(), arg("weight").none(),
-        arg("bias") = none, arg("silu") = false, arg("algorithm") = "auto");
-  m.def("norm_forward", &norm_forward, arg("x").none(), arg("weight") = none, arg("bias") = none,
-        arg("residual") = none, arg("z") = none, arg("kind") = "rms", arg("eps") = 1e-5,
+        arg("bias").none() = none, arg("silu") = false, arg("algorithm") = "auto");
+  m.def("norm_forward", &norm_forward, arg("x").none(), arg("weight").none() = none, arg("bias").none() = none,
+        arg("residual").none() = none, arg("z").none() = none, arg("kind") = "rms", arg("eps") = 1e-5,
         arg("norm_before_gate") = false, arg("group_size") = 0, arg("want_residual") = false,
         arg("algorithm") = "auto");
-  m.def("norm_backward", &norm_backward, arg("grad_y").none(), arg("x").none(), arg("weight") = none,
-        arg("bias") = none, arg("residual") = none, arg("z") = none, arg("kind") = "rms", arg("eps") = 1e-5,
-        arg("norm_before_gate") = false, arg("group_size") = 0, arg("grad_residual_out") = none,
-        arg("algorithm") = "auto");
-  m.def("linear_forward", &linear_forward, arg("x").none(), arg("weight").none(), arg("bias") = none,
+  m.def("norm_backward", &norm_backward, arg("grad_y").none(), arg("x").none(), arg("weight").none() = none,
+        arg("bias").none() = none, arg("residual").none() = none, arg("z").none() = none, arg("kind") = "rms",
+        arg("eps") = 1e-5, arg("norm_before_gate") = false, arg("group_size") = 0,
+        arg("grad_residual_out").none() = none, arg("algorithm") = "auto");
+  m.def("linear_forward", &linear_forward, arg("x").none(), arg("weight").none(), arg("bias").none() = none,
         arg("compute") = "f32", arg("algorithm") = "auto");
   m.def("linear_backward", &linear_backward, arg("grad_y").none(), arg("x").none(), arg("weight").none(),
-        arg("bias") = none, arg("compute") = "f32", arg("algorithm") = "auto");
+        arg("bias").none() = none, arg("compute") = "f32", arg("algorithm") = "auto");
   m.def("embedding_forward", &embedding_forward, arg("ids").none(), arg("table").none(), arg("algorithm") = "auto");
   m.def("embedding_backward", &embedding_backward, arg("grad_y").none(), arg("ids").none(), arg("num_rows"),
         arg("algorithm") = "auto");
   m.def("linear_cross_entropy", &linear_cross_entropy, arg("x").none(), arg("weight").none(), arg("targets").none(),
-        arg("bias") = none, arg("compute") = "f32", arg("want_grad") = false, arg("algorithm") = "auto");
+        arg("bias").none() = none, arg("compute") = "f32", arg("want_grad") = false, arg("algorithm") = "auto");
 }
 
 }  // namespace coluber::python

@@ -1,0 +1,67 @@
+#!/bin/bash
+# One step of the Python tests; everything is written below WORK.
+#   run.sh wheel PYTHON SOURCE WORK          builds the wheel, installs it into empty environments, looks at its size
+#   run.sh plain|torch PYTHON SOURCE WORK FILE   runs one file of tests there
+set -euo pipefail
+step=$1 python=$2 source=$3 work=$4
+max_wheel_bytes=8000000
+mkdir -p "$work"
+cd "$work"
+
+skip() { echo "skipped: $1"; exit 77; }
+pip_install() {  # ENVIRONMENT PACKAGES...: quietly; a package index that cannot be reached is no failure of ours
+  local pip=$1/bin/pip log=$work/pip.log
+  shift
+  if ! "$pip" install --quiet --disable-pip-version-check "$@" >"$log" 2>&1; then
+    cat "$log"
+    if grep -qE 'No matching distribution|Connection|Temporary failure|timed out|Max retries' "$log"; then
+      skip "pip cannot reach a package index for: $*"
+    fi
+    exit 1
+  fi
+}
+environment() { [ -x "$1/bin/pip" ] || { rm -rf "$1" && "$python" -m venv ${2:+"$2"} "$1"; }; }
+
+if [ "$step" = wheel ]; then
+  command -v "$python" >/dev/null || skip "there is no Python 3"
+  "$python" -c 'import venv, ensurepip' 2>/dev/null || skip "$python has no venv (apt-get install python3-venv)"
+  rm -f ready ./*.whl  # nothing runs with what an earlier build left
+  environment build
+  pip_install build 'scikit-build-core>=0.10' 'nanobind>=2.4'
+  build/bin/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir . \
+    -C "build-dir=$work/wheel-{wheel_tag}" "$source" >wheel.log 2>&1 || { tail -n 60 wheel.log; exit 1; }
+  wheel=$(ls coluber-*.whl)
+  size=$(wc -c <"$wheel")
+  echo "$wheel: $size bytes"
+  [ "$size" -le $max_wheel_bytes ] || { echo "expected at most $max_wheel_bytes bytes"; exit 1; }
+  # Alone: no numpy, no torch, no compiler, away from the sources.
+  environment empty
+  empty/bin/pip install --quiet --disable-pip-version-check --no-index --force-reinstall "./$wheel"
+  (cd / && "$work/empty/bin/python" -c 'import coluber; print("coluber", coluber.__version__, coluber.cpu_isa())')
+  (cd / && "$work/empty/bin/coluber" --version && "$work/empty/bin/python" -m coluber info >/dev/null)
+  environment plain
+  pip_install plain pytest numpy
+  plain/bin/pip install --quiet --disable-pip-version-check --no-index --no-deps --force-reinstall "./$wheel"
+  environment torch --system-site-packages
+  pip_install torch pytest
+  torch/bin/pip install --quiet --disable-pip-version-check --no-index --no-deps --force-reinstall "./$wheel"
+  touch ready
+  exit 0
+fi
+
+[ -f ready ] || skip "there is no wheel to test (see python.wheel)"
+file=$5
+run=("$work/$step/bin/python")
+if [ "$step" = torch ]; then
+  if [ -n "${COLUBER_TORCH_PYTHON:-}" ]; then  # its torch and its pytest, our wheel in front
+    rm -rf with-torch
+    "$COLUBER_TORCH_PYTHON" -m pip install --quiet --no-index --no-deps --target with-torch ./coluber-*.whl
+    run=(env "PYTHONPATH=$work/with-torch" "$COLUBER_TORCH_PYTHON")
+  fi
+  "${run[@]}" -c 'import torch; print("torch", torch.__version__)' 2>/dev/null ||
+    skip "torch is not installed (apt-get install python3-torch, or COLUBER_TORCH_PYTHON=an interpreter that has it)"
+fi
+code=0
+"${run[@]}" -m pytest -q -p no:cacheprovider --rootdir "$source/tests/python" "$source/tests/python/$file" || code=$?
+[ $code != 5 ] || { echo "no test in $file"; exit 1; }
+exit $code

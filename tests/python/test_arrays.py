@@ -1,0 +1,132 @@
+"""What goes in as an array and what comes out."""
+
+import array
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+import coluber
+
+DTYPES = {
+    "f32": np.float32,
+    "f64": np.float64,
+    "f16": np.float16,
+    "i32": np.int32,
+    "i64": np.int64,
+    "u8": np.uint8,
+}
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_round_trip_shares_memory(name):
+    x = np.arange(24).astype(DTYPES[name]).reshape(2, 3, 4)
+    a = coluber.array(x)
+    assert (a.shape, a.dtype, a.ndim, a.size, a.nbytes) == (x.shape, name, 3, 24, x.nbytes)
+    for back in (np.asarray(a), np.from_dlpack(a)):
+        assert back.dtype == x.dtype and np.array_equal(back, x)
+        assert np.shares_memory(back, x)
+
+
+def test_strides_are_kept():
+    x = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+    for view in (x.transpose(2, 0, 1), x[::-1], x[:, ::2, 1:], x[1:2], np.broadcast_to(x[:1], x.shape)):
+        assert np.array_equal(np.asarray(coluber.array(view)), view)
+
+
+def test_shapes_at_the_border():
+    for shape in ((), (0,), (1,), (2, 0, 3), (1, 1, 1, 1, 1, 1)):
+        x = np.zeros(shape, np.float32)
+        assert coluber.array(x).shape == shape
+        assert np.asarray(coluber.array(x)).shape == shape
+    with pytest.raises(ValueError, match="at most 6 axes, got 7"):
+        coluber.array(np.zeros((1,) * 7, np.float32))
+
+
+def test_complex_numbers_are_pairs():
+    x = (np.arange(6) + 1j * np.arange(6)[::-1]).astype(np.complex64).reshape(2, 3)
+    a = np.asarray(coluber.array(x))
+    assert a.shape == (2, 3, 2)
+    assert np.array_equal(a[..., 0] + 1j * a[..., 1], x)
+
+
+def test_buffer_protocol_without_numpy():
+    a = coluber.array(array.array("f", [1, 2, 3]))
+    assert a.tolist() == [1.0, 2.0, 3.0] and len(a) == 3
+    view = memoryview(a)
+    assert view.format == "f" and view.shape == (3,) and view.tolist() == [1.0, 2.0, 3.0]
+    assert coluber.array(b"ab").tolist() == [97, 98]
+
+
+def test_memory_lives_as_long_as_the_last_view():
+    x = np.arange(1000, dtype=np.float32)
+    gone = weakref.ref(x)
+    a = coluber.array(x)
+    back = np.asarray(a)
+    del x, a
+    gc.collect()
+    assert gone() is not None and back[999] == 999
+    del back
+    gc.collect()
+    assert gone() is None
+
+
+def test_an_untaken_capsule_frees_its_array():
+    ones = coluber.array(np.ones((512, 512), np.float32))
+    coluber.ops.linear(ones, ones)  # takes the scratch memory that stays
+    before = coluber.memory_stats()["live_bytes"]
+    a = coluber.ops.linear(ones, ones)
+    capsules = [a.__dlpack__(), a.__dlpack__(max_version=(1, 0))]
+    del a
+    assert coluber.memory_stats()["live_bytes"] - before >= 512 * 512 * 4
+    del capsules
+    gc.collect()
+    assert coluber.memory_stats()["live_bytes"] == before
+
+
+def test_what_is_refused():
+    x = np.ones((2, 3), np.float32)
+    cases = [
+        ("three", TypeError, "expected an array"),
+        (3, TypeError, "expected an array .* got int"),
+        (np.array(["a"]), TypeError, "array of numbers"),
+        (x.astype(np.int16), TypeError, "got int16"),
+        (x.astype(np.float32).view("V4"), TypeError, "array of numbers"),
+        (x.astype(">f4"), TypeError, "array of numbers"),
+        (np.zeros(3, dtype=[("a", "f4"), ("b", "u1")])["a"], ValueError, "strides of whole elements"),
+    ]
+    for value, error, sentence in cases:
+        with pytest.raises(error, match=sentence):
+            coluber.array(value)
+
+
+def test_a_capsule_is_taken_once():
+    capsule = np.ones(3, np.float32).__dlpack__()
+    assert coluber.array(capsule).tolist() == [1, 1, 1]
+    with pytest.raises(TypeError, match="nobody has taken"):
+        coluber.array(capsule)
+
+
+def test_state_must_be_writable_and_its_own_memory():
+    b, d, k = 2, 3, 4
+    x, weight = np.ones((b, 1, d), np.float32), np.ones((d, k), np.float32)
+    read_only = np.zeros((b, d, k - 1), np.float32)
+    read_only.flags.writeable = False
+    overlapping = np.lib.stride_tricks.as_strided(np.zeros(16, np.float32), (b, d, k - 1), (4, 8, 4))
+    for state, sentence in ((read_only, "read-only"), (overlapping, "overlaps itself")):
+        with pytest.raises(ValueError, match=sentence):
+            coluber.ops.causal_conv1d_step(state, x, weight)
+
+
+def test_conversions():
+    a = coluber.array(np.array([1.0, 2.5], np.float32))
+    assert a.to("bf16").dtype == "bf16" and a.to("bf16").to("f32").tolist() == [1.0, 2.5]
+    with pytest.raises(BufferError, match="bf16"):
+        memoryview(a.to("bf16"))
+    with pytest.raises(ValueError, match="expected f32, f64"):
+        a.to("float99")
+    assert float(coluber.array(np.array([[2.5]], np.float32))) == 2.5
+    with pytest.raises(TypeError, match="one element, got 2"):
+        float(a)
+    assert repr(a) == "coluber.Array(shape=(2), dtype='f32')"

@@ -1,0 +1,64 @@
+"""What the tests of the torch bridge share."""
+
+import json
+import os
+import pathlib
+import struct
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", minversion="1.13.0a0", reason="torch 1.13 or newer is not installed")
+
+GOLDENS = pathlib.Path(os.environ.get("COLUBER_GOLDENS", pathlib.Path(__file__).parents[1] / "goldens" / "data"))
+DTYPES = {"F64": np.float64, "F32": np.float32, "I32": np.int32, "I64": np.int64, "U8": np.uint8}
+
+
+class Goldens:
+    """Cases of one golden file, as torch tensors in double."""
+
+    def __init__(self, name):
+        path = GOLDENS / f"{name}.safetensors"
+        data = path.read_bytes()
+        size = struct.unpack("<Q", data[:8])[0]
+        self.header = json.loads(data[8 : 8 + size])
+        self.body = memoryview(data)[8 + size :]
+        self.metadata = self.header.pop("__metadata__")
+        self.cases = json.loads(self.metadata["cases"])
+
+    def options(self, case):
+        return json.loads(self.metadata[f"case/{case}"])
+
+    def tensors(self, case, part=""):
+        """{name: tensor} of the inputs, or of part "out", "cot" or "grad"."""
+        prefix = f"{case}/{part}/" if part else f"{case}/"
+        found = {}
+        for key, facts in self.header.items():
+            name = key[len(prefix) :]
+            if not key.startswith(prefix) or (not part and name.split("/")[0] in ("out", "cot", "grad")):
+                continue
+            begin, end = facts["data_offsets"]
+            values = np.frombuffer(self.body[begin:end], DTYPES[facts["dtype"]]).reshape(facts["shape"])
+            tensor = torch.from_numpy(values.copy())
+            found[name] = tensor.double() if tensor.is_floating_point() else tensor
+        return found
+
+
+def error(got, expected):
+    """max |got - expected| / max(|expected|, 1)"""
+    assert got.shape == expected.shape
+    if got.numel() == 0:
+        return 0.0
+    if got.is_complex():
+        got, expected = torch.view_as_real(got.resolve_conj()), torch.view_as_real(expected)
+    got, expected = got.detach().double(), expected.double()
+    return ((got - expected).abs() / expected.abs().clamp(min=1)).max().item()
+
+
+def leaves(*tensors):
+    return [None if t is None else t.detach().clone().requires_grad_() for t in tensors]
+
+
+def backward_of(outputs, cotangents):
+    """Gradients into leaves of sum over outputs of sum(out cot)."""
+    sum((out * cot.to(out.dtype)).sum() for out, cot in zip(outputs, cotangents) if cot is not None).backward()
