@@ -1,0 +1,555 @@
+"""Training: coluber.train, the Trainer behind it, and the run that it returns."""
+
+import os
+import sys
+import tempfile
+from typing import Any, Callable, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from . import _native
+from ._native import Tokenizer
+from .model import Model, PathLike
+
+__all__ = ["EvalReport", "Sample", "StepReport", "Trainer", "TrainingRun", "train"]
+
+_SAMPLE_TEMPERATURE = 0.8
+
+
+class StepReport(NamedTuple):
+    """One optimiser step. `loss` in nats per token; `tokens` read and `seconds` trained so far."""
+
+    step: int
+    total_steps: int
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens: int
+    seconds: float
+    tokens_per_s: float
+
+
+class EvalReport(NamedTuple):
+    """Loss over the held-out data, in nats per token; bits_per_byte is 0 where the bytes are unknown."""
+
+    step: int
+    heldout_loss: float
+    heldout_tokens: int
+    bits_per_byte: float
+
+
+class Sample(NamedTuple):
+    prompt: str
+    text: str
+
+
+class TrainingRun:
+    """What a training was: its curves, its model. In a notebook it shows the picture of its loss."""
+
+    def __init__(self, trainer: "Trainer", end: str):
+        self.model: Model = trainer.model
+        self.tokenizer: Optional[Tokenizer] = trainer.tokenizer
+        self.losses: List[Tuple[int, float]] = trainer.losses
+        self.heldout_losses: List[Tuple[int, float]] = trainer.heldout_losses
+        self.out: Optional[str] = trainer.out
+        self.num_steps: int = trainer.num_steps
+        self.seconds: float = trainer.last_step.seconds if trainer.last_step else 0.0
+        self.stopped: bool = end != "done"  # before its limit
+        self.checkpoint: Optional[str] = trainer.checkpoint  # the newest one written
+        self._title = os.path.basename(os.path.normpath(self.out)) if self.out else "training"
+
+    def plot(self, ax=None):
+        """Draws both losses over steps with matplotlib (ImportError without it); returns the axes."""
+        if ax is None:
+            from matplotlib import pyplot
+
+            ax = pyplot.figure(figsize=(7, 4)).add_subplot()
+        self._draw(ax)
+        return ax
+
+    def _draw(self, ax) -> None:
+        if self.losses:
+            ax.plot(*zip(*self.losses), linewidth=0.8, label="training")
+        if self.heldout_losses:
+            ax.plot(*zip(*self.heldout_losses), marker="o", label="held out")
+        ax.set_xlabel("step")
+        ax.set_ylabel("loss, nats per token")
+        ax.set_title(self._title)
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend()
+
+    def to_svg(self) -> str:
+        """The picture of the loss that is also written beside the model, as SVG."""
+        return _native.loss_picture(self._title, self.losses, self.heldout_losses)
+
+    def _repr_html_(self) -> str:
+        return self.to_svg()
+
+    def _repr_png_(self) -> Optional[bytes]:
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+        except ImportError:
+            return None
+        import io
+
+        figure = Figure(figsize=(7, 4))
+        FigureCanvasAgg(figure)
+        self._draw(figure.add_subplot())
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=100)
+        return buffer.getvalue()
+
+    def __repr__(self) -> str:
+        parts = [f"{self.num_steps} steps in {self.seconds:.1f} s"]
+        if self.losses:
+            parts.append(f"loss {self.losses[-1][1]:.3f}")
+        if self.heldout_losses:
+            parts.append(f"held-out {self.heldout_losses[-1][1]:.3f}")
+        if self.stopped:
+            parts.append("stopped early")
+        return f"coluber.TrainingRun({', '.join(parts)}, out={self.out!r})"
+
+
+class _Batches:
+    """A function of the number of a batch, from a function or an iterable; keeps the batches of the step at hand."""
+
+    def __init__(self, source, window: int, endless: bool):
+        self._source, self._window, self._endless = source, window, endless
+        self._call = source if callable(source) else None
+        self._iterator = None if self._call else iter(source)
+        self._restarts = self._iterator is not source and endless
+        self._kept = {}
+        self._next = 0
+
+    def skip_to(self, index: int) -> None:
+        """A training that goes on does not read again what was read before."""
+        while not self._call and self._next < index and self._fetch():
+            pass
+
+    def has(self, count: int, first: int) -> bool:
+        """Whether `count` batches from number `first` are there."""
+        if self._call:
+            return True
+        while self._next < first + count:
+            if not self._fetch():
+                return False
+        return True
+
+    def _fetch(self) -> bool:
+        try:
+            batch = next(self._iterator)
+        except StopIteration:
+            if not self._restarts:
+                return False
+            self._iterator = iter(self._source)
+            batch = next(self._iterator, None)
+            if batch is None:
+                return False
+        self._kept[self._next] = _batch_parts(batch)
+        self._next += 1
+        self._kept.pop(self._next - 1 - 2 * self._window, None)
+        return True
+
+    def __call__(self, index: int):
+        if self._call:
+            return _batch_parts(self._call(index))
+        if not self.has(1, index):
+            raise ValueError(f"[train] data: expected a batch number {index}, got {self._next} in all")
+        if index not in self._kept:
+            raise ValueError(
+                f"[train] data: expected batches in order, got number {index} after {self._next - 1} "
+                "(give a function of the number to go back)"
+            )
+        return self._kept[index]
+
+
+def _batch_parts(batch) -> Tuple[Any, Any, Any]:
+    if isinstance(batch, dict):
+        unknown = set(batch) - {"ids", "targets", "resets"}
+        if unknown or "ids" not in batch:
+            raise TypeError(f"[train] batch: expected keys ids, targets and resets, got {', '.join(map(str, batch))}")
+        return batch["ids"], batch.get("targets"), batch.get("resets")
+    if isinstance(batch, tuple) or (isinstance(batch, list) and batch and hasattr(batch[0], "ndim")):
+        if not 1 <= len(batch) <= 3:
+            raise TypeError(f"[train] batch: expected ids, targets and resets, got {len(batch)} parts")
+        return (*batch, None, None)[:3]
+    return batch, None, None
+
+
+def _is_path(value) -> bool:
+    return isinstance(value, (str, os.PathLike))
+
+
+def _is_tokens(data) -> bool:
+    """An array or sequence of token ids of one axis."""
+    if hasattr(data, "ndim"):
+        return data.ndim == 1
+    return isinstance(data, Sequence) and len(data) > 0 and isinstance(data[0], int)
+
+
+def _paths(data) -> Optional[List[str]]:
+    if _is_path(data):
+        return [os.fspath(data)]
+    if isinstance(data, (list, tuple)) and data and all(_is_path(item) for item in data):
+        return [os.fspath(item) for item in data]
+    return None
+
+
+def _words(flags) -> List[str]:
+    """The flags of `coluber train` that were given."""
+    words = []
+    for name, value in flags.items():
+        flag = "--" + name.replace("_", "-")
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            value = "true" if value else "false"
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            words.append(f"{flag}={item!r}" if isinstance(item, float) else f"{flag}={item}")
+    return words
+
+
+class Trainer:
+    """A training that may also be taken step by step. Arguments are those of coluber.train, without its callbacks.
+
+        trainer = coluber.Trainer("book.txt", max_steps=100)
+        while trainer.num_steps < 100:
+            report = trainer.step()
+        trainer.evaluate()
+        trainer.run()        # or all of it
+
+    `model` is trained in place.
+    """
+
+    def __init__(
+        self,
+        data=None,
+        *,
+        model: Union[Model, PathLike, None] = None,
+        out: Optional[PathLike] = None,
+        resume: Union[bool, PathLike, None] = None,
+        overwrite: bool = False,
+        name: Optional[str] = None,
+        heldout=None,
+        heldout_share: Optional[float] = None,
+        text_field: Optional[str] = None,
+        separator: Optional[str] = None,
+        tokenizer: Union[Tokenizer, PathLike, None] = None,
+        vocab_size: Optional[int] = None,
+        preset: Optional[str] = None,
+        d_model: Optional[int] = None,
+        n_layer: Optional[int] = None,
+        d_state: Optional[int] = None,
+        d_conv: Optional[int] = None,
+        dt_rank: Optional[int] = None,
+        expand: Optional[float] = None,
+        norm: Optional[str] = None,
+        untied: Optional[bool] = None,
+        dropout: Optional[float] = None,
+        batch: Optional[int] = None,
+        seqlen: Optional[int] = None,
+        grad_accum: Optional[int] = None,
+        lr: Optional[float] = None,
+        lr_min_share: Optional[float] = None,
+        schedule: Optional[str] = None,
+        warmup: Optional[int] = None,
+        weight_decay: Optional[float] = None,
+        clip: Optional[float] = None,
+        dtype: Optional[str] = None,
+        max_steps: Optional[int] = None,
+        max_seconds: Optional[float] = None,
+        eval_every: Optional[int] = None,
+        eval_batches: Optional[int] = None,
+        sample_every: Optional[int] = None,
+        sample_prompt: Union[str, Sequence[str], None] = None,
+        sample_tokens: Optional[int] = None,
+        save_every: Optional[int] = None,
+        keep: Optional[int] = None,
+        seed: Optional[int] = None,
+        threads: Optional[int] = None,
+    ):
+        flags = {key: value for key, value in locals().items() if key in _FLAGS}
+        self._work = tempfile.TemporaryDirectory(prefix="coluber-")
+        try:
+            self._begin(data, heldout, model, out, resume, overwrite, tokenizer, vocab_size, flags)
+        finally:
+            self._work.cleanup()  # what was opened from it stays mapped
+
+    def _begin(self, data, heldout, model, out, resume, overwrite, tokenizer, vocab_size, flags) -> None:
+        if model is not None and not isinstance(model, Model):
+            model = Model.load(model, "f32")
+        if tokenizer is None and model is not None:
+            tokenizer = model.tokenizer
+        if data is None and not resume:
+            raise TypeError("[train] data: expected files, token ids or batches, got None")
+        words = _words(flags)
+        if out is not None:
+            words.append(f"--out={os.fspath(out)}")
+        if resume is not None and resume is not False:
+            words.append("--resume" if resume is True else f"--resume={os.fspath(resume)}")
+        if overwrite:
+            words.append("--overwrite")
+        native = {"ids": None, "heldout_ids": None, "batches": None, "heldout_batches": None, "num_heldout_batches": 0}
+        files, self._batches = _paths(data), None
+        if data is None or files is not None:
+            words += self._file_words(files or [], heldout, tokenizer, out)
+            tokenizer = None
+        elif _is_tokens(data):
+            native["ids"], native["heldout_ids"] = data, heldout
+            tokenizer, vocab_size = self._vocabulary(data, heldout, tokenizer, vocab_size, model)
+        else:
+            tokenizer = self._own_batches(data, heldout, tokenizer, model, flags, words, native)
+        self._native = _native.make_trainer(
+            words, self._work.name, None if model is None else model._native, tokenizer, vocab_size=vocab_size or 0,
+            num_threads=_native.get_num_threads(), **native,
+        )
+        self.model = model or Model._of(self._native.model)
+        if self.model.tokenizer is None:
+            self.model.tokenizer = self._native.tokenizer
+        self.last_step: Optional[StepReport] = None
+        self.checkpoint: Optional[str] = None
+        self._grad_accum = flags["grad_accum"] or 1
+        if self._batches is not None:
+            self._batches.skip_to(self.num_steps * self._grad_accum)
+
+    def _file_words(self, files, heldout, tokenizer, out) -> List[str]:
+        held = [] if heldout is None else _paths(heldout)
+        if held is None:
+            raise TypeError(f"[train] heldout: expected files, as data, got {type(heldout).__name__}")
+        words = [f"--data={path}" for path in files] + [f"--heldout={path}" for path in held]
+        if isinstance(tokenizer, Tokenizer):
+            if tokenizer.kind == "bytes":
+                tokenizer = "bytes"
+            else:  # a resumed training finds it beside its checkpoints
+                folder = self._work.name if out is None else os.fspath(out)
+                os.makedirs(folder, exist_ok=True)
+                tokenizer.save(folder)
+                tokenizer = folder
+        return words if tokenizer is None else words + [f"--tokenizer={os.fspath(tokenizer)}"]
+
+    @staticmethod
+    def _vocabulary(data, heldout, tokenizer, vocab_size, model):
+        tokenizer = Tokenizer.load(tokenizer) if _is_path(tokenizer) else tokenizer
+        if vocab_size is None and tokenizer is not None:
+            vocab_size = tokenizer.vocab_size
+        if vocab_size is None and model is not None:
+            vocab_size = model.config.vocab_size
+        if vocab_size is None:
+            raise TypeError("[train] vocab_size: expected a number, a tokenizer or a model beside token ids, got none")
+        return tokenizer, vocab_size
+
+    def _own_batches(self, data, heldout, tokenizer, model, flags, words, native):
+        if not callable(data) and not isinstance(data, Iterable):
+            raise TypeError(
+                "[train] data: expected files, token ids, an iterable of batches or a function of their number, got "
+                + type(data).__name__
+            )
+        if model is None and not any(word.startswith("--resume") for word in words):
+            raise TypeError("[train] model: expected one beside batches of your own, got None")
+        limited = flags["max_steps"] or flags["max_seconds"]
+        window = flags["grad_accum"] or 1
+        self._batches = _Batches(data, window, bool(limited))
+        native["batches"] = self._batches
+        if not limited and hasattr(data, "__len__"):
+            words.append(f"--max-steps={max(1, len(data) // window)}")
+        if heldout is not None:
+            held = list(heldout)
+            native["heldout_batches"] = lambda index: _batch_parts(held[index])
+            native["num_heldout_batches"] = len(held)
+        return Tokenizer.load(tokenizer) if _is_path(tokenizer) else tokenizer
+
+    def step(self) -> StepReport:
+        """One optimiser step. FloatingPointError when loss or gradients stop being finite; ValueError when there is no
+        further batch."""
+        self.last_step = StepReport(*self._native.step(None))
+        return self.last_step
+
+    def evaluate(self) -> EvalReport:
+        """Over the held-out data."""
+        return EvalReport(*self._native.evaluate(None))
+
+    def save(self) -> str:
+        """Writes a checkpoint of now into out/checkpoints; returns its folder."""
+        self.checkpoint = self._native.save(None)
+        return self.checkpoint
+
+    def estimate(self) -> dict:
+        """What run() will need: bytes, seconds, steps, by trial steps that change nothing. MemoryError when it would
+        not fit."""
+        return self._native.estimate(None)
+
+    def run(
+        self,
+        *,
+        on_step: Optional[Callable[[StepReport], None]] = None,
+        on_eval: Optional[Callable[[EvalReport], None]] = None,
+        on_sample: Optional[Callable[[int, List[Sample]], None]] = None,
+        on_checkpoint: Optional[Callable[[str], None]] = None,
+        should_stop: Optional[Callable[[], bool]] = None,
+        progress: Optional[bool] = None,
+    ) -> TrainingRun:
+        """Trains to the limit; see coluber.train."""
+        hooks = _Hooks(self, on_step, on_eval, on_sample, on_checkpoint, should_stop, progress)
+        try:
+            end = self._native.run(hooks)
+        finally:
+            hooks.close()
+        if end == "stopped" and hooks.out_of_data:
+            end = "done"
+        run = TrainingRun(self, end)
+        if end == "interrupted":
+            saved = f" and saved; coluber.train(resume={self.out!r}) goes on" if self.out else ""
+            error = KeyboardInterrupt(f"[train] stopped at step {self.num_steps}{saved}")
+            error.run = run
+            raise error
+        return run
+
+    @property
+    def num_steps(self) -> int:
+        """Finished steps, those of earlier runs included."""
+        return self._native.num_steps
+
+    @property
+    def losses(self) -> List[Tuple[int, float]]:
+        """(step, nats per token) of every step."""
+        return self._native.losses
+
+    @property
+    def heldout_losses(self) -> List[Tuple[int, float]]:
+        """(step, nats per token) of every evaluation."""
+        return self._native.heldout_losses
+
+    @property
+    def tokenizer(self) -> Optional[Tokenizer]:
+        return self.model.tokenizer
+
+    @property
+    def out(self) -> Optional[str]:
+        return self._native.out or None
+
+    def sample(self, prompts: Optional[Sequence[str]] = None) -> List[Sample]:
+        """Texts that the model writes now, for the prompts given or those of the training; [] without a tokenizer."""
+        if self.tokenizer is None:
+            return []
+        prompts = list(prompts or self._native.sample_prompts or [self._native.first_words])
+        written = self.model.generate(
+            [prompt or None for prompt in prompts], max_tokens=self._native.sample_tokens,
+            temperature=_SAMPLE_TEMPERATURE, seed=self._native.seed,
+        )
+        return [Sample(prompt, one.text) for prompt, one in zip(prompts, written.results)]
+
+    def __repr__(self) -> str:
+        return f"coluber.Trainer({self.num_steps} steps done, {self.model._title()}, out={self.out!r})"
+
+
+_FLAGS = (
+    "name", "heldout_share", "text_field", "separator", "preset", "d_model", "n_layer", "d_state", "d_conv", "dt_rank",
+    "expand", "norm", "untied", "dropout", "batch", "seqlen", "grad_accum", "lr", "lr_min_share", "schedule", "warmup",
+    "weight_decay", "clip", "dtype", "max_steps", "max_seconds", "eval_every", "eval_batches", "sample_every",
+    "sample_prompt", "sample_tokens", "save_every", "keep", "seed", "threads",
+)
+
+
+class _Hooks:
+    """What a run calls: the caller's functions and the bar."""
+
+    def __init__(self, trainer: Trainer, on_step, on_eval, on_sample, on_checkpoint, should_stop, progress):
+        self._trainer = trainer
+        self._on_step, self._on_eval, self._on_sample = on_step, on_eval, on_sample
+        self._on_checkpoint, self._should_stop = on_checkpoint, should_stop
+        self._bar = _bar(progress, trainer.num_steps)
+        self._loss = 0.0  # running mean
+        self.out_of_data = False
+
+    def on_step(self, *values) -> None:
+        report = self._trainer.last_step = StepReport(*values)
+        if self._bar is not None:
+            self._loss = 0.95 * self._loss + 0.05 * report.loss if self._loss else report.loss
+            self._bar.total = report.total_steps
+            self._bar.set_postfix_str(f"loss {self._loss:.3f}", refresh=False)
+            self._bar.update()
+        if self._on_step is not None:
+            self._on_step(report)
+
+    def on_eval(self, *values) -> None:
+        if self._on_eval is not None:
+            self._on_eval(EvalReport(*values))
+
+    def on_sample(self, step: int) -> None:
+        if self._on_sample is not None:
+            self._on_sample(step, self._trainer.sample())
+
+    def on_checkpoint(self, folder: str) -> None:
+        self._trainer.checkpoint = folder
+        if self._on_checkpoint is not None:
+            self._on_checkpoint(folder)
+
+    def should_stop(self) -> bool:
+        batches, count = self._trainer._batches, self._trainer._grad_accum
+        if batches is not None and not batches.has(count, self._trainer.num_steps * count):
+            self.out_of_data = True
+            return True
+        return self._should_stop is not None and bool(self._should_stop())
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _bar(progress: Optional[bool], done: int):
+    if progress is False or (progress is None and not sys.stderr.isatty()):
+        return None
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return None
+    return tqdm(desc="training", unit="step", initial=done)
+
+
+def train(
+    data=None,
+    *,
+    on_step: Optional[Callable[[StepReport], None]] = None,
+    on_eval: Optional[Callable[[EvalReport], None]] = None,
+    on_sample: Optional[Callable[[int, List[Sample]], None]] = None,
+    on_checkpoint: Optional[Callable[[str], None]] = None,
+    should_stop: Optional[Callable[[], bool]] = None,
+    progress: Optional[bool] = None,
+    **options,
+) -> TrainingRun:
+    """Trains a language model, as `coluber train` does; options have the names and defaults of its flags.
+
+        run = coluber.train("book.txt", out="model", max_seconds=300)
+        run.model.generate("In the beginning").text
+        coluber.train(out="model", resume=True, max_seconds=600)         # on, to the same bits as without the stop
+
+    data: text files, JSON lines (*.jsonl) or a file of tokens; or token ids of one axis (with vocab_size, tokenizer or
+    model); or batches: an iterable, or a function of their number, of ids (b,l), or of (ids, targets, resets), targets
+    (b,l) with -1 where none counts (None: the next tokens). An iterable is read once, with a limit as often as needed.
+    heldout: the same kind of thing to measure on; else heldout_share of the data (0.05) is set apart.
+
+    Model: model= one to go on with, trained in place (f32); else a new one of preset, d_model (256), n_layer (4),
+    d_state (16), d_conv (4), dt_rank, expand (2), norm ("rms"), untied, dropout, seed (0). tokenizer: "bytes", a path,
+    "train:N" or a Tokenizer.
+    Learning: batch (8), seqlen (512), grad_accum (1), lr (2e-3), lr_min_share (0.1), schedule ("cosine", "linear",
+    "constant", "wsd"), warmup, weight_decay (0.1), clip (1), dtype of matrix products ("f32", "bf16").
+    Limits: max_steps, max_seconds (300 when neither is given).
+    On the way: eval_every (ten times in all), eval_batches (8), sample_every (three times), sample_prompt,
+    sample_tokens (60), save_every (every ten minutes), keep (3).
+    Folders: out: model, checkpoints, metrics.jsonl, loss.svg; None: nothing is written. resume: True, or a folder: on
+    from its newest checkpoint, with the options that it was begun with. overwrite, name, threads.
+
+    on_step(StepReport), on_eval(EvalReport), on_sample(step, [Sample]), on_checkpoint(folder) are called from this
+    thread; what they raise ends the training. should_stop() is asked before every step. progress: a tqdm bar on
+    stderr, where tqdm is installed; None: when stderr is a terminal.
+
+    Ctrl-C ends it after the step: the checkpoint and the model are saved, and KeyboardInterrupt is raised, whose `run`
+    is the TrainingRun so far. TypeError for unknown options, ValueError for values that do not fit, FloatingPointError
+    when loss or gradients stop being finite, MemoryError when it would not fit.
+    """
+    if on_sample is None and options.get("sample_every") is None and not options.get("resume"):
+        options["sample_every"] = 0
+    trainer = Trainer(data, **options)
+    return trainer.run(
+        on_step=on_step, on_eval=on_eval, on_sample=on_sample, on_checkpoint=on_checkpoint, should_stop=should_stop,
+        progress=progress,
+    )
