@@ -9,9 +9,13 @@ Nothing here needs torch or numpy until you use a part that does.
 """
 
 import importlib
+import os as _os
 
 from ._native import (
     Array,
+    LayerState,
+    SamplingOptions,
+    State,
     __version__,
     array,
     cpu_isa,
@@ -22,11 +26,42 @@ from ._native import (
 )
 
 # Names that live in modules of their own, imported at their first use.
-_LAZY = {}
-_MODULES = {"ops"}
+_LAZY = {
+    name: module
+    for module, names in {
+        ".config": ("ModelConfig",),
+        ".generation": ("Generation", "GenerationStream", "Session"),
+        ".model": ("LossSum", "Model"),
+        ".tokenizer": ("StreamDecoder", "Tokenizer"),
+        ".training": ("Trainer", "train"),
+        ".training_run": ("EvalReport", "Sample", "StepReport", "TrainingRun"),
+        ".torch": (
+            "Block",
+            "InferenceParams",
+            "Mamba",
+            "MambaConfig",
+            "MambaLMHeadModel",
+            "MixerModel",
+            "RMSNorm",
+            "causal_conv1d_fn",
+            "causal_conv1d_update",
+            "install_as_mamba_ssm",
+            "layer_norm_fn",
+            "mamba_inner_fn",
+            "rms_norm_fn",
+            "selective_scan_fn",
+            "selective_state_update",
+        ),
+    }.items()
+    for name in names
+}
+_MODULES = {"ops", "torch"}
 
 __all__ = [
     "Array",
+    "LayerState",
+    "SamplingOptions",
+    "State",
     "__version__",
     "array",
     "cpu_isa",
@@ -51,3 +86,7 @@ def __getattr__(name):
 
 def __dir__():
     return sorted(__all__)
+
+
+if _os.environ.get("COLUBER_AS_MAMBA_SSM") == "1":
+    __getattr__("install_as_mamba_ssm")()

@@ -256,6 +256,11 @@ void drop_untaken(PyObject* capsule) {
   }
 }
 
+nb::object unversioned_capsule(Export* e) {
+  e->managed = {exported_array(*e), e, [](dlpack::Managed* m) { delete static_cast<Export*>(m->context); }};
+  return nb::steal(PyCapsule_New(&e->managed, kCapsule, drop_untaken));
+}
+
 nb::object to_dlpack(const Tensor& tensor, nb::handle stream, std::optional<std::tuple<int, int>> max_version,
                      std::optional<std::tuple<int, int>> dl_device, std::optional<bool> copy) {
   if (!stream.is_none()) throw nb::value_error("[array] stream: expected None for an array in main memory");
@@ -267,8 +272,7 @@ nb::object to_dlpack(const Tensor& tensor, nb::handle stream, std::optional<std:
         1, 0, e, [](dlpack::ManagedVersioned* m) { delete static_cast<Export*>(m->context); }, 0, exported_array(*e)};
     return nb::steal(PyCapsule_New(&e->versioned, kVersioned, drop_untaken));
   }
-  e->managed = {exported_array(*e), e, [](dlpack::Managed* m) { delete static_cast<Export*>(m->context); }};
-  return nb::steal(PyCapsule_New(&e->managed, kCapsule, drop_untaken));
+  return unversioned_capsule(e);
 }
 
 const char* buffer_format(DType dtype) {
@@ -420,6 +424,10 @@ Tensor ids_from(nb::handle ids, std::string_view name) {
 
 nb::object array_of(const Tensor& tensor) {
   return tensor.defined() ? nb::cast(tensor) : nb::none();
+}
+
+nb::object capsule_of(const Tensor& tensor) {
+  return unversioned_capsule(new Export{tensor, {}, {}, {}, {}});
 }
 
 void bind_arrays(nb::module_& m) {

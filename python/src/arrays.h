@@ -29,6 +29,9 @@ Tensor ids_from(nb::handle ids, std::string_view name);
 // What Python gets: coluber.Array, or None for an undefined Tensor.
 nb::object array_of(const Tensor& tensor);
 
+// A DLPack capsule (version 0, which every torch takes) of the same memory, held while whoever takes it wants it.
+nb::object capsule_of(const Tensor& tensor);
+
 void bind_arrays(nb::module_& m);
 
 }  // namespace coluber::python

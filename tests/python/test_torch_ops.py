@@ -73,11 +73,13 @@ def test_conv_goldens(case, dtype):
     )
     expected, cot, grads = CONV.tensors(case, "out"), CONV.tensors(case, "cot"), CONV.tensors(case, "grad")
     assert error(out, expected["out"]) < bound
-    assert error(last, expected["varlen_states" if "varlen_states" in expected else "final_state"]) < bound
+    last_name = "varlen_states" if "varlen_states" in expected else "final_state"
+    if last_name in expected:  # not for a kernel of width 1, which keeps nothing
+        assert error(last, expected[last_name]) < bound
     if seq_idx is not None:
         same = ct.causal_conv1d_fn(given["x"], given["weight"], given.get("bias"), seq_idx, activation=activation)
         assert torch.equal(same, out)
-    backward_of([out, last], [cot.get("out"), cot.get("final_state")])
+    backward_of([out, last], [cot.get("out"), cot.get(last_name)])
     for name, grad in grads.items():
         assert error(given[name].grad, grad) < 10 * bound, name
 
@@ -344,7 +346,8 @@ def test_refusals():
     state = torch.zeros(2, 4, 3)
     token = [u[..., 0], delta[..., 0], A, B[..., 0], C[..., 0]]
     refused(RuntimeError, "x: expected a tensor without gradient", ct.selective_state_update, state, token[0].clone().requires_grad_(), *token[1:])
-    refused(ValueError, "overlaps itself", ct.selective_state_update, torch.zeros(1, 4, 3).expand(2, 4, 3)[:, :, :], *token)
+    overlapping = torch.zeros(1, 4, 3).expand(2, 4, 3)
+    refused(RuntimeError, "single memory location", ct.selective_state_update, overlapping, *token)
 
 
 def test_no_elements():

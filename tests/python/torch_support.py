@@ -15,7 +15,7 @@ DTYPES = {"F64": np.float64, "F32": np.float32, "I32": np.int32, "I64": np.int64
 
 
 class Goldens:
-    """Cases of one golden file, as torch tensors in double."""
+    """Cases of one golden file, as torch tensors: inputs in double, expected values as they are stored."""
 
     def __init__(self, name):
         path = GOLDENS / f"{name}.safetensors"
@@ -40,19 +40,20 @@ class Goldens:
             begin, end = facts["data_offsets"]
             values = np.frombuffer(self.body[begin:end], DTYPES[facts["dtype"]]).reshape(facts["shape"])
             tensor = torch.from_numpy(values.copy())
-            found[name] = tensor.double() if tensor.is_floating_point() else tensor
+            found[name] = tensor.double() if tensor.is_floating_point() and part in ("", "cot") else tensor
         return found
 
 
 def error(got, expected):
-    """max |got - expected| / max(|expected|, 1)"""
+    """max |got - expected| / max(|expected|, 1), less what an expected value in float32 was rounded by"""
     assert got.shape == expected.shape
     if got.numel() == 0:
         return 0.0
     if got.is_complex():
         got, expected = torch.view_as_real(got.resolve_conj()), torch.view_as_real(expected)
+    rounding = 2**-24 if expected.dtype == torch.float32 and got.dtype == torch.float64 else 0
     got, expected = got.detach().double(), expected.double()
-    return ((got - expected).abs() / expected.abs().clamp(min=1)).max().item()
+    return max(((got - expected).abs() / expected.abs().clamp(min=1)).max().item() - rounding, 0)
 
 
 def leaves(*tensors):

@@ -1,0 +1,143 @@
+"""The selective scan in the published layout, channels (b,d,l), and the functions made of it."""
+
+import torch
+import torch.nn.functional as F
+
+from ._autograd import is_compiling, native, once_differentiable, refuse_grad, resets_of
+from .causal_conv1d import causal_conv1d_fn
+from .layer_norm import rms_norm_fn
+
+_forward = native.scan_forward
+_backward = native.scan_backward
+
+
+class _SelectiveScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, resets, want_state):
+        out, state, saved = _forward(
+            u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, resets, want_state, True
+        )
+        ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, state_in, cu_seqlens, resets, saved)
+        ctx.softplus = softplus
+        ctx.set_materialize_grads(False)
+        return (out, state) if want_state else out
+
+    @staticmethod
+    @once_differentiable("selective_scan")
+    def backward(ctx, grad_out, grad_state=None):
+        u, delta, A, B, C, D, z, delta_bias, state_in, cu_seqlens, resets, saved = ctx.saved_tensors
+        *grads, grad_state_in = _backward(
+            grad_out, grad_state, saved, u, delta, A, B, C, D, z, delta_bias, ctx.softplus, state_in, cu_seqlens, resets
+        )
+        return (*grads, None, grad_state_in, None, None, None)
+
+
+def _scan(u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, resets, want_state):
+    if is_compiling():
+        from . import library
+
+        out, state = library.selective_scan(u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, resets)
+        return (out, state) if want_state else out
+    if torch.is_grad_enabled():
+        return _SelectiveScan.apply(
+            u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, resets, want_state
+        )
+    out, state, _ = _forward(
+        u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, resets, want_state, False
+    )
+    return (out, state) if want_state else out
+
+
+def selective_scan_fn(
+    u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False,
+    *, initial_state=None, seq_idx=None, cu_seqlens=None,
+):
+    """h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t; y_t = C_t h_t + D u_t; out = y silu(z).
+
+    u, delta, z, out: (b,d,l). A: (d,n), real or complex. B, C: constant (d,n), variable (b,n,l) or grouped (b,g,n,l);
+    with a complex A, re and im interleaved along l. D, delta_bias: (d,). dt = delta + delta_bias, then softplus when
+    delta_softplus. With return_last_state also the state (b,d,n) after the last token.
+
+    Beyond the published function: gradients through the last state, `initial_state` (b,d,n), and packed rows, told by
+    `seq_idx` (b,l) or, for b = 1, `cu_seqlens` (s+1); states then are (s,d,n).
+    """
+    return _scan(
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus, initial_state, cu_seqlens, resets_of(seq_idx),
+        return_last_state,
+    )
+
+
+def selective_state_update(
+    state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False, state_batch_indices=None
+):
+    """One token of the scan; `state` is updated in place.
+
+    state: (b,d,n) or (b,h,d,n). x, dt, z, out: (b,d) or (b,h,d). A: (d,n) or (h,d,n). B, C: (b,n) or (b,g,n).
+    D, dt_bias: (d,) or (h,d). state_batch_indices (b,): rows of a larger state."""
+    refuse_grad("selective_state_update", "it updates the state in place: use selective_scan_fn", x=x, dt=dt, B=B, C=C, z=z)
+    if state.dim() not in (3, 4):
+        raise ValueError(
+            f"[selective_state_update] state: expected (b,d,n) or (b,h,d,n), got {tuple(state.shape)}"
+        )
+    with torch.no_grad():
+        heads = state.dim() == 4
+        rows = state if state_batch_indices is None else state[state_batch_indices.long()]
+        b, n = rows.shape[0], rows.shape[-1]
+
+        def flat(tensor, axes):  # joins the axes of heads and channels
+            return tensor if tensor is None or not heads else tensor.reshape(*tensor.shape[:axes], -1, *tensor.shape[axes + 2 :])
+
+        x_shape = x.shape
+        h = flat(rows, 1)
+        work = h.float() if h.dtype in (torch.float16, torch.bfloat16) else h
+        if work.dtype == torch.float32 and x.dtype == torch.float64:
+            raise TypeError("[selective_state_update] state: expected float64 as x, got float32")
+        if not work.is_contiguous():
+            work = work.contiguous()
+        out = native.scan_step(
+            work, flat(x, 1), flat(dt, 1), flat(A, 0), B, C, flat(D, 0), flat(z, 1),
+            flat(dt_bias, 0), dt_softplus,
+        )
+        if state_batch_indices is not None:
+            state[state_batch_indices.long()] = work.reshape(rows.shape).to(state.dtype)
+        elif work is not h or h.data_ptr() != state.data_ptr():
+            state.copy_(work.reshape(state.shape))
+        return out.reshape(x_shape)
+
+
+def mamba_inner_fn(
+    xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias,
+    A, B=None, C=None, D=None, delta_bias=None, B_proj_bias=None, C_proj_bias=None, delta_softplus=True,
+    checkpoint_lvl=1, b_rms_weight=None, c_rms_weight=None, dt_rms_weight=None, b_c_dt_rms_eps=1e-6,
+):
+    """The Mamba block after in_proj: xz (b,2d,l) -> (b,l,m). B and C are read from x where they are None.
+
+    `checkpoint_lvl` chooses between memory and time in the published function; here both values give the same."""
+    if checkpoint_lvl not in (0, 1):
+        raise ValueError(f"[mamba_inner_fn] checkpoint_lvl: expected 0 or 1, got {checkpoint_lvl}")
+    rank, length = delta_proj_weight.shape[1], xz.shape[-1]
+    x, z = xz.chunk(2, dim=1)
+    x = causal_conv1d_fn(x, conv1d_weight.squeeze(1), conv1d_bias, activation="silu")
+    x_dbl = F.linear(x.transpose(1, 2), x_proj_weight)  # (b,l,u+...)
+    delta = F.linear(x_dbl[..., :rank], delta_proj_weight).transpose(1, 2)
+    width = A.shape[-1] * (2 if A.is_complex() else 1)
+
+    def part(given, first, bias, rms_weight):
+        if given is not None:
+            return given
+        matrix = x_dbl[..., first : first + width]
+        if bias is not None:
+            matrix = matrix + bias.to(matrix.dtype)
+        if rms_weight is not None:
+            matrix = rms_norm_fn(matrix, rms_weight, None, eps=b_c_dt_rms_eps)
+        if A.is_complex():  # (b,l,n re im) -> (b,n,l re im)
+            return matrix.unflatten(-1, (-1, 2)).permute(0, 2, 1, 3).reshape(matrix.shape[0], -1, 2 * length)
+        return matrix.transpose(1, 2)
+
+    # As published: B directly after delta, C at the end.
+    matrix_B = part(B, rank, B_proj_bias, b_rms_weight)
+    matrix_C = part(C, x_dbl.shape[-1] - width, C_proj_bias, c_rms_weight)
+    if dt_rms_weight is not None:
+        delta = rms_norm_fn(delta.transpose(1, 2), dt_rms_weight, None, eps=b_c_dt_rms_eps).transpose(1, 2)
+    y = selective_scan_fn(x, delta, A, matrix_B, matrix_C, D, z, delta_bias, delta_softplus)
+    return F.linear(y.transpose(1, 2), out_proj_weight, out_proj_bias)

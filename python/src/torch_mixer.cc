@@ -1,0 +1,288 @@
+// A whole Mamba mixer (include/coluber/modules.h) on torch tensors, forward and backward in one call each, so that a
+// torch module costs what the native one does. And checkpoints as torch tensors.
+//
+// What forward keeps for backward, a tape, is a C++ object. torch holds it as it holds saved tensors: by a tensor of
+// one integer, the run's number, whose memory belongs to the run. Freeing that tensor frees the tape (after backward,
+// or at once under torch.utils.checkpoint). When the number leads to no tape, because it was played already
+// (retain_graph) or torch kept a copy of the tensor instead of itself, forward is run again from the inputs.
+#include <nanobind/stl/string.h>
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "coluber/model.h"
+#include "src/arrays.h"
+#include "src/torch_tensors.h"
+
+namespace coluber::python {
+namespace {
+
+// In the order in which Mamba appends its parameters.
+enum Weight { kInProj, kInBias, kConv, kConvBias, kXProj, kDtProj, kDtBias, kALog, kD, kOutProj, kOutBias, kWeights };
+constexpr std::array<const char*, kWeights> kNames = {"in_proj.weight",  "in_proj.bias",  "conv1d.weight",
+                                                      "conv1d.bias",     "x_proj.weight", "dt_proj.weight",
+                                                      "dt_proj.bias",    "A_log",         "D",
+                                                      "out_proj.weight", "out_proj.bias"};
+
+struct Inputs {
+  Tensor x;
+  std::array<Tensor, kWeights> weights;
+  Tensor conv_state, ssm_state;  // (b,d,k-1), (b,d,n); undefined: zeros
+  Sequences sequences;
+  DType compute = DType::kF32;
+};
+
+Inputs borrow_inputs(nb::handle x, nb::tuple weights, nb::handle conv_state, nb::handle ssm_state,
+                     nb::handle cu_seqlens, nb::handle resets, bool compute_bf16) {
+  if (weights.size() != kWeights)
+    throw nb::type_error("[mamba] weights: expected 11 tensors, None for a bias that is off");
+  const Borrower from("mamba", x, "hidden_states");
+  Inputs in;
+  in.x = from.first();
+  for (std::size_t i = 0; i < kWeights; ++i) {
+    const bool matrix = i == kInProj || i == kXProj || i == kDtProj || i == kOutProj;
+    in.weights[i] = matrix ? from.weight(weights[i], kNames[i]) : from(weights[i], kNames[i]);
+  }
+  if (Tensor& conv = in.weights[kConv]; conv.rank() == 3) conv = conv.select(1, 0);  // (d,1,k) of torch
+  in.conv_state = from(conv_state, "conv_state");
+  in.ssm_state = from(ssm_state, "ssm_state");
+  in.sequences = {borrow_indices(cu_seqlens, "cu_seqlens"), borrow(resets, "resets")};
+  in.compute = compute_bf16 && in.x.dtype() == DType::kF32 ? DType::kBF16 : DType::kF32;
+  return in;
+}
+
+void check_shape(std::size_t i, const Tensor& weight, const Shape& expected) {
+  if (weight.shape() == expected) return;
+  throw Error(ErrorCode::kInvalidArgument, "mamba",
+              std::string(kNames[i]) + ": expected " + expected.to_string() + ", got " + weight.shape().to_string());
+}
+
+MambaConfig config_of(const std::array<Tensor, kWeights>& w) {
+  for (const auto& [weight, rank] : {std::pair{kInProj, 2}, {kConv, 2}, {kDtProj, 2}, {kALog, 2}}) {
+    if (!w[weight].defined() || w[weight].rank() != rank) {
+      throw Error(ErrorCode::kInvalidArgument, "mamba",
+                  std::string(kNames[weight]) + ": expected " + std::to_string(rank) + " axes, got " +
+                      (w[weight].defined() ? w[weight].shape().to_string() : "None"));
+    }
+  }
+  MambaConfig config;
+  config.d_model = w[kInProj].size(1);
+  config.d_inner = w[kConv].size(0);
+  config.d_conv = w[kConv].size(1);
+  config.dt_rank = w[kDtProj].size(1);
+  config.d_state = w[kALog].size(1);
+  config.bias = w[kInBias].defined();
+  config.conv_bias = w[kConvBias].defined();
+  return config;
+}
+
+struct BorrowedMamba {
+  Mamba mixer;
+  std::array<Var, kWeights> vars;  // undefined where there is no weight
+
+  explicit BorrowedMamba(const std::array<Tensor, kWeights>& weights)
+      : mixer(config_of(weights), Init{.placeholder = true}, "") {
+    Parameters parameters;
+    mixer.append_parameters(parameters);
+    std::size_t next = 0;
+    for (std::size_t i = 0; i < kWeights; ++i) {
+      const bool given = weights[i].defined();
+      if (given != (next < parameters.size() && parameters[next].name == kNames[i])) {
+        throw Error(ErrorCode::kInvalidArgument, "mamba",
+                    std::string(kNames[i]) + (given ? ": expected None beside an in_proj without bias, got a tensor"
+                                                    : ": expected a tensor, got None"));
+      }
+      if (!given) continue;
+      check_shape(i, weights[i], parameters[next].var.value().shape());
+      parameters[next].var.set_value(weights[i]);
+      vars[i] = parameters[next++].var;
+    }
+  }
+};
+
+struct MixerRun {
+  std::int64_t id = 0;
+  std::atomic<bool> played{false};
+  Tape tape;
+  Var x, conv_in, ssm_in;
+  std::array<Var, kWeights> vars;
+  Var out;
+  MixerState last;
+};
+
+struct Runs {
+  std::mutex mutex;
+  std::int64_t next = 1;
+  std::unordered_map<std::int64_t, std::weak_ptr<MixerRun>> by_id;
+};
+
+Runs& runs() {
+  static auto* const all = new Runs;  // never destroyed: torch may free tensors as the process ends
+  return *all;
+}
+
+std::shared_ptr<MixerRun> new_run() {
+  const std::shared_ptr<MixerRun> run(new MixerRun, [](MixerRun* r) {
+    {
+      const std::lock_guard lock(runs().mutex);
+      runs().by_id.erase(r->id);
+    }
+    delete r;
+  });
+  const std::lock_guard lock(runs().mutex);
+  run->id = runs().next++;
+  runs().by_id[run->id] = run;
+  return run;
+}
+
+std::shared_ptr<MixerRun> find_run(std::int64_t id) {
+  std::shared_ptr<MixerRun> run;
+  const std::lock_guard lock(runs().mutex);
+  if (const auto found = runs().by_id.find(id); found != runs().by_id.end()) run = found->second.lock();
+  return run;
+}
+
+void forward_into(MixerRun& run, Context& ctx, const Inputs& in, bool record, bool want_state) {
+  BorrowedMamba borrowed(in.weights);
+  run.vars = borrowed.vars;
+  run.x = Var(in.x, true);
+  run.conv_in = Var(in.conv_state, true);
+  run.ssm_in = Var(in.ssm_state, true);
+  Graph graph{ctx, record ? &run.tape : nullptr};
+  graph.compute = in.compute;
+  MixerState before{in.conv_state.defined() ? run.conv_in : Var{}, in.ssm_state.defined() ? run.ssm_in : Var{}};
+  const bool has_state = in.conv_state.defined() || in.ssm_state.defined();
+  run.out = borrowed.mixer.forward(graph, run.x, in.sequences, has_state ? &before : nullptr,
+                                   want_state ? &run.last : nullptr);
+}
+
+// (out, conv state or None, ssm state or None, the run's number or None)
+nb::tuple mixer_forward(nb::handle x, nb::tuple weights, nb::handle conv_state, nb::handle ssm_state,
+                        nb::handle cu_seqlens, nb::handle resets, bool compute_bf16, bool want_state, bool record) {
+  const Inputs in = borrow_inputs(x, weights, conv_state, ssm_state, cu_seqlens, resets, compute_bf16);
+  const std::shared_ptr<MixerRun> run = new_run();
+  {
+    const nb::gil_scoped_release released;
+    const ContextLease lease;
+    forward_into(*run, *lease, in, record, want_state);
+  }
+  nb::object number = nb::none();
+  if (record) number = give(Tensor::from_memory(&run->id, {1}, DType::kI64, run));
+  return nb::make_tuple(give(run->out.value()), give(run->last.conv.value()), give(run->last.ssm.value()), number);
+}
+
+// Gradients of x, the weights in order, conv_state and ssm_state; None where nothing flowed in.
+nb::list mixer_backward(nb::handle number, nb::handle grad_out, nb::handle grad_conv, nb::handle grad_ssm, nb::handle x,
+                        nb::tuple weights, nb::handle conv_state, nb::handle ssm_state, nb::handle cu_seqlens,
+                        nb::handle resets, bool compute_bf16) {
+  const Inputs in = borrow_inputs(x, weights, conv_state, ssm_state, cu_seqlens, resets, compute_bf16);
+  const Borrower from("mamba", x, "hidden_states");
+  const Tensor gy = from(grad_out, "grad of the output"), gc = from(grad_conv, "grad of conv_state"),
+               gs = from(grad_ssm, "grad of ssm_state");
+  std::shared_ptr<MixerRun> run = find_run(borrow(number, "run").data<std::int64_t>()[0]);
+  const bool again = run == nullptr || run->played.exchange(true);
+  if (again) run = new_run();
+  {
+    const nb::gil_scoped_release released;
+    const ContextLease lease;
+    if (again) forward_into(*run, *lease, in, true, gc.defined() || gs.defined());
+    // gy, gc and gs stay here while the tape plays: what has a second owner is not written to.
+    run->out.set_grad(gy);
+    if (gc.defined()) run->last.conv.set_grad(gc);
+    if (gs.defined()) run->last.ssm.set_grad(gs);
+    run->tape.backward_from_grads(*lease);
+  }
+  nb::list grads;
+  auto append = [&](const Var& var, bool given) { grads.append(give(given ? var.gradient().take() : Tensor{})); };
+  append(run->x, true);
+  for (std::size_t i = 0; i < kWeights; ++i) {
+    Tensor grad = run->vars[i].gradient().take();
+    if (i == kConv && grad.defined()) grad = grad.contiguous().unsqueeze(1);
+    grads.append(give(grad));
+  }
+  append(run->conv_in, in.conv_state.defined());
+  append(run->ssm_in, in.ssm_state.defined());
+  return grads;
+}
+
+// One token: x (b,1,m) -> (b,1,m). conv_state (b,d,k), the last k raw inputs as the published cache has them, and
+// ssm_state (b,d,n) are updated in place.
+nb::object mixer_step(nb::handle x, nb::tuple weights, nb::handle conv_state, nb::handle ssm_state) {
+  const Inputs in = borrow_inputs(x, weights, nb::none(), nb::none(), nb::none(), nb::none(), false);
+  const Tensor window = borrow_writable(conv_state, "conv_state"), ssm = borrow_writable(ssm_state, "ssm_state");
+  const BorrowedMamba borrowed(in.weights);
+  const std::int64_t b = in.x.rank() == 3 ? in.x.size(0) : 0, k = borrowed.mixer.config().d_conv;
+  const Shape expected{b, borrowed.mixer.config().d_inner, k};
+  if (in.x.rank() != 3 || in.x.size(1) != 1) {
+    throw Error(ErrorCode::kInvalidArgument, "mamba",
+                "hidden_states of a step: expected (b,1,d_model), got " + in.x.shape().to_string());
+  }
+  if (!(window.shape() == expected)) {
+    throw Error(ErrorCode::kInvalidArgument, "mamba",
+                "conv_state: expected " + expected.to_string() + ", got " + window.shape().to_string());
+  }
+  Tensor y;
+  {
+    const nb::gil_scoped_release released;
+    const ContextLease lease;
+    const Tensor kept = window.slice(2, 1, k), second = k > 1 ? kept.slice(2, 0, 1).clone() : Tensor{};
+    y = borrowed.mixer.step(*lease, in.x, {kept, ssm});
+    if (k > 1) {
+      window.slice(2, 0, 1).copy_from(second);
+    } else {  // no window to keep, but the cache shows the raw input
+      const Tensor xz = ops::linear_forward(*lease, {in.x, in.weights[kInProj], in.weights[kInBias]});
+      window.copy_from(xz.slice(2, 0, expected[1]).transpose(1, 2));
+    }
+  }
+  return give(y);
+}
+
+nb::dict config_dict(const ModelConfig& config) {
+  nb::dict d;
+  d["d_model"] = config.d_model;
+  d["n_layer"] = config.n_layer;
+  d["vocab_size"] = config.vocab_size;
+  d["pad_vocab_size_multiple"] = config.pad_vocab_size_multiple;
+  d["rms_norm"] = config.norm == NormKind::kRms;
+  d["norm_epsilon"] = config.norm_eps;
+  d["residual_in_fp32"] = config.residual_in_fp32;
+  d["tie_embeddings"] = config.tie_embeddings;
+  d["d_state"] = config.mixer.d_state;
+  d["d_conv"] = config.mixer.d_conv;
+  d["d_inner"] = config.mixer.d_inner;
+  d["dt_rank"] = config.mixer.dt_rank;
+  d["conv_bias"] = config.mixer.conv_bias;
+  d["bias"] = config.mixer.bias;
+  d["norm_dt_B_C"] = config.mixer.norm_dt_B_C;
+  d["bidirectional"] = config.bidirectional;
+  return d;
+}
+
+// (config, {name: coluber.Array}) of a folder in any layout that Model::load reads.
+nb::tuple read_checkpoint(const std::string& path) {
+  Model model;
+  {
+    const nb::gil_scoped_release released;
+    model = Model::load(path);
+  }
+  nb::dict tensors;
+  for (const Parameter& parameter : model.parameters())
+    tensors[parameter.name.c_str()] = array_of(parameter.var.value());
+  return nb::make_tuple(config_dict(model.config()), tensors);
+}
+
+}  // namespace
+
+void bind_torch_mixer(nb::module_& m) {
+  def_positional(m, "mixer_forward", &mixer_forward);
+  def_positional(m, "mixer_backward", &mixer_backward);
+  def_positional(m, "mixer_step", &mixer_step);
+  m.def("read_checkpoint", &read_checkpoint, nb::arg("path"));
+}
+
+}  // namespace coluber::python

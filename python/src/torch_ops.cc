@@ -1,0 +1,243 @@
+// The ops on torch tensors, in the layouts of the published packages: channels (b,d,l) where ops.h has (b,l,d).
+// Arguments are positional, so that a call on small tensors costs little. `resets` (b,l) u8 marks first tokens.
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "coluber/ops.h"
+#include "src/torch_tensors.h"
+
+namespace coluber::python {
+namespace {
+
+template <class F>
+void run(F&& f) {
+  const nb::gil_scoped_release released;
+  const ContextLease lease;
+  f(*lease);
+}
+
+[[noreturn]] void refuse_shape(std::string_view op, std::string_view name, std::string_view expected,
+                               const Shape& got) {
+  throw Error(ErrorCode::kInvalidArgument, std::string(op),
+              std::string(name) + ": expected " + std::string(expected) + ", got " + got.to_string());
+}
+
+// (b,d,l) <-> (b,l,d), a view.
+Tensor swapped(const Tensor& tensor) {
+  return tensor.defined() ? tensor.transpose(1, 2) : tensor;
+}
+
+Tensor channels_last(std::string_view op, const Tensor& tensor, std::string_view name) {
+  if (tensor.defined() && tensor.rank() != 3) refuse_shape(op, name, "(b,d,l)", tensor.shape());
+  return swapped(tensor);
+}
+
+// DLPack says nothing of torch's lazy conjugation.
+nb::object resolved(nb::handle tensor) {
+  return is_complex(tensor) ? nb::object(tensor.attr("resolve_conj")()) : nb::borrow(tensor);
+}
+
+// The forms of B and C: constant (d,n), variable (b,n,l), grouped (b,g,n,l). For a complex A a constant one is complex
+// and the others interleave re and im along l.
+struct Matrix {
+  nb::handle given;
+  bool complex = false;  // A is complex
+  bool constant = false;
+
+  Matrix(nb::handle matrix, bool complex_A) : given(matrix), complex(complex_A) {}
+
+  Tensor to_op(const Borrower& from, std::string_view name) {
+    Tensor t = from(complex ? resolved(given) : nb::borrow(given), name);
+    if (!t.defined()) return t;
+    constant = complex ? is_complex(given) : t.rank() == 2;
+    if (constant) return t;
+    if (t.rank() != 3 && t.rank() != 4) refuse_shape("selective_scan", name, "(d,n), (b,n,l) or (b,g,n,l)", t.shape());
+    if (complex) {
+      Shape shape = t.shape(), steps = t.strides();
+      const int last = t.rank() - 1;
+      if (shape[last] % 2 != 0)
+        refuse_shape("selective_scan", name, "re and im interleaved along l (2l of them)", t.shape());
+      std::vector<std::int64_t> extents(shape.begin(), shape.end()), strides(steps.begin(), steps.end());
+      extents.back() /= 2;
+      extents.push_back(2);
+      strides.push_back(strides.back());
+      strides[static_cast<std::size_t>(last)] *= 2;
+      t = t.with_strides(Shape(std::span<const std::int64_t>(extents)), Shape(std::span<const std::int64_t>(strides)));
+      return last == 2 ? t.permute({0, 2, 1, 3}) : t.permute({0, 3, 1, 2, 4});
+    }
+    return t.rank() == 3 ? swapped(t) : t.permute({0, 3, 1, 2});
+  }
+
+  nb::object to_torch(const Tensor& grad) const {
+    if (!grad.defined()) return nb::none();
+    if (constant) return complex ? give_complex(grad) : give(grad);
+    if (!complex) return give(grad.rank() == 3 ? swapped(grad) : grad.permute({0, 2, 3, 1}));
+    const Tensor t = (grad.rank() == 4 ? grad.permute({0, 2, 1, 3}) : grad.permute({0, 2, 3, 1, 4})).contiguous();
+    std::vector<std::int64_t> extents(t.shape().begin(), t.shape().end() - 1);
+    extents.back() *= 2;
+    return give(t.reshape(Shape(std::span<const std::int64_t>(extents))));
+  }
+};
+
+struct Scan {
+  bool complex;
+  Matrix B, C;
+  ops::SelectiveScanArgs args;
+
+  Scan(nb::handle u, nb::handle delta, nb::handle A, nb::handle B_given, nb::handle C_given, nb::handle D, nb::handle z,
+       nb::handle delta_bias, bool softplus, nb::handle state_in, nb::handle cu_seqlens, nb::handle resets)
+      : complex(is_complex(A)), B(B_given, complex), C(C_given, complex) {
+    constexpr std::string_view op = "selective_scan";
+    const Borrower from(op, u, "u");
+    args.u = channels_last(op, from.first(), "u");
+    args.dt = channels_last(op, from(delta, "delta"), "delta");
+    args.A = from(complex ? resolved(A) : nb::borrow(A), "A");
+    args.B = B.to_op(from, "B");
+    args.C = C.to_op(from, "C");
+    args.D = from(D, "D");
+    args.z = channels_last(op, from(z, "z"), "z");
+    args.dt_bias = from(delta_bias, "delta_bias");
+    args.dt_softplus = softplus;
+    args.state_in = from(complex ? resolved(state_in) : nb::borrow(state_in), "initial_state");
+    args.cu_seqlens = borrow_indices(cu_seqlens, "cu_seqlens");
+    args.resets = borrow(resets, "resets");
+  }
+  nb::object give_state(const Tensor& state) const { return complex ? give_complex(state) : give(state); }
+};
+
+// (out in the dtype of u, last state or None, what backward wants or None)
+nb::tuple scan_forward(nb::handle u, nb::handle delta, nb::handle A, nb::handle B, nb::handle C, nb::handle D,
+                       nb::handle z, nb::handle delta_bias, bool softplus, nb::handle state_in, nb::handle cu_seqlens,
+                       nb::handle resets, bool want_state, bool want_saved) {
+  const Scan scan(u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, resets);
+  Tensor y, state;
+  ops::SelectiveScanSaved saved;
+  run([&](Context& ctx) {
+    y = ops::selective_scan_forward(ctx, scan.args, want_state ? &state : nullptr, want_saved ? &saved : nullptr);
+  });
+  return nb::make_tuple(give_as(swapped(y), u), scan.give_state(state), give(saved.checkpoints));
+}
+
+// Gradients of u, delta, A, B, C, D, z, delta_bias and the initial state, None where there was no input.
+nb::tuple scan_backward(nb::handle grad_out, nb::handle grad_state, nb::handle checkpoints, nb::handle u,
+                        nb::handle delta, nb::handle A, nb::handle B, nb::handle C, nb::handle D, nb::handle z,
+                        nb::handle delta_bias, bool softplus, nb::handle state_in, nb::handle cu_seqlens,
+                        nb::handle resets) {
+  const Scan scan(u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, resets);
+  const Borrower from("selective_scan", u, "u");
+  const Tensor gy = grad_out.is_none() ? Tensor::zeros(scan.args.u.shape(), scan.args.u.dtype())
+                                       : channels_last("selective_scan", from(grad_out, "grad of out"), "grad of out");
+  const Tensor gs = from(scan.complex ? resolved(grad_state) : nb::borrow(grad_state), "grad of the last state");
+  ops::SelectiveScanSaved saved{borrow(checkpoints, "checkpoints")};
+  ops::SelectiveScanGrads g;
+  run([&](Context& ctx) { g = ops::selective_scan_backward(ctx, scan.args, saved, gy, gs); });
+  return nb::make_tuple(give(swapped(g.u)), give(swapped(g.dt)), scan.complex ? give_complex(g.A) : give(g.A),
+                        scan.B.to_torch(g.B), scan.C.to_torch(g.C), give(g.D), give(swapped(g.z)), give(g.dt_bias),
+                        scan.give_state(g.state_in));
+}
+
+// One token: u, delta, z, out (b,d), B and C (b,n), (b,g,n) or constant (d,n), which `constant_B` and `constant_C`
+// tell.
+nb::object scan_step(nb::handle state, nb::handle u, nb::handle delta, nb::handle A, nb::handle B, nb::handle C,
+                     nb::handle D, nb::handle z, nb::handle delta_bias, bool softplus) {
+  const Borrower from("selective_state_update", u, "x");
+  auto token = [&](const Tensor& tensor) { return tensor.defined() ? tensor.unsqueeze(1) : tensor; };
+  ops::SelectiveScanArgs args;
+  args.u = token(from.first());
+  args.dt = token(from(delta, "dt"));
+  args.A = from(A, "A");
+  args.B = token(from(B, "B"));
+  args.C = token(from(C, "C"));
+  args.D = from(D, "D");
+  args.z = token(from(z, "z"));
+  args.dt_bias = from(delta_bias, "dt_bias");
+  args.dt_softplus = softplus;
+  const Tensor h = borrow_writable(state, "state");
+  Tensor y;
+  run([&](Context& ctx) { y = ops::selective_scan_step(ctx, args, h); });
+  return give_as(y.select(1, 0), u);
+}
+
+ops::CausalConv1dArgs conv_args(nb::handle x, nb::handle weight, nb::handle bias, bool silu, nb::handle state_in,
+                                nb::handle cu_seqlens, nb::handle resets) {
+  constexpr std::string_view op = "causal_conv1d";
+  const Borrower from(op, x, "x");
+  ops::CausalConv1dArgs args;
+  args.x = channels_last(op, from.first(), "x");
+  args.weight = from(weight, "weight");
+  args.bias = from(bias, "bias");
+  args.silu = silu;
+  args.state_in = from(state_in, "initial_states");
+  args.cu_seqlens = borrow_indices(cu_seqlens, "cu_seqlens");
+  args.resets = borrow(resets, "resets");
+  return args;
+}
+
+// (out, final states or None), both in the dtype of x
+nb::tuple conv_forward(nb::handle x, nb::handle weight, nb::handle bias, bool silu, nb::handle state_in,
+                       nb::handle cu_seqlens, nb::handle resets, bool want_state) {
+  const ops::CausalConv1dArgs args = conv_args(x, weight, bias, silu, state_in, cu_seqlens, resets);
+  Tensor y, state;
+  run([&](Context& ctx) { y = ops::causal_conv1d_forward(ctx, args, want_state ? &state : nullptr); });
+  return nb::make_tuple(give_as(swapped(y), x), give_as(state, x));
+}
+
+// Gradients of x, weight, bias and the initial states.
+nb::tuple conv_backward(nb::handle grad_out, nb::handle grad_state, nb::handle x, nb::handle weight, nb::handle bias,
+                        bool silu, nb::handle state_in, nb::handle cu_seqlens, nb::handle resets) {
+  const ops::CausalConv1dArgs args = conv_args(x, weight, bias, silu, state_in, cu_seqlens, resets);
+  const Borrower from("causal_conv1d", x, "x");
+  const Tensor gy = grad_out.is_none() ? Tensor::zeros(args.x.shape(), args.x.dtype())
+                                       : channels_last("causal_conv1d", from(grad_out, "grad of out"), "grad of out");
+  const Tensor gs = from(grad_state, "grad of the final states");
+  ops::CausalConv1dGrads g;
+  run([&](Context& ctx) { g = ops::causal_conv1d_backward(ctx, args, gy, gs); });
+  return nb::make_tuple(give(swapped(g.x)), give(g.weight), give(g.bias), give(g.state_in));
+}
+
+ops::NormArgs norm_args(nb::handle x, nb::handle weight, nb::handle bias, nb::handle residual, bool rms, double eps) {
+  const Borrower from("norm", x, "x");
+  ops::NormArgs args;
+  args.x = from.first();
+  args.weight = from(weight, "weight");
+  args.bias = from(bias, "bias");
+  args.residual = from(residual, "residual");
+  args.kind = rms ? NormKind::kRms : NormKind::kLayer;
+  args.eps = eps;
+  return args;
+}
+
+// (y in the dtype of x, x + residual in the dtype of residual, or None without one)
+nb::tuple norm_forward(nb::handle x, nb::handle weight, nb::handle bias, nb::handle residual, bool rms, double eps) {
+  const ops::NormArgs args = norm_args(x, weight, bias, residual, rms, eps);
+  Tensor y, sum;
+  run([&](Context& ctx) { y = ops::norm_forward(ctx, args, args.residual.defined() ? &sum : nullptr); });
+  return nb::make_tuple(give_as(y, x), residual.is_none() ? nb::none() : give_as(sum, residual));
+}
+
+// Gradients of x (and of the residual, which is the same), weight and bias; `x` is what was normalised.
+nb::tuple norm_backward(nb::handle grad_y, nb::handle grad_sum, nb::handle x, nb::handle weight, nb::handle bias,
+                        bool rms, double eps) {
+  const ops::NormArgs args = norm_args(x, weight, bias, nb::none(), rms, eps);
+  const Borrower from("norm", x, "x");
+  const Tensor gs = from(grad_sum, "grad of the residual");
+  const Tensor gy = grad_y.is_none() ? Tensor::zeros(args.x.shape(), args.x.dtype()) : from(grad_y, "grad of y");
+  ops::NormGrads g;
+  run([&](Context& ctx) { g = ops::norm_backward(ctx, args, gy, gs); });
+  return nb::make_tuple(give(g.x), give(g.weight), give(g.bias));
+}
+
+}  // namespace
+
+void bind_torch_ops(nb::module_& m) {
+  def_positional(m, "scan_forward", &scan_forward);
+  def_positional(m, "scan_backward", &scan_backward);
+  def_positional(m, "scan_step", &scan_step);
+  def_positional(m, "conv_forward", &conv_forward);
+  def_positional(m, "conv_backward", &conv_backward);
+  def_positional(m, "norm_forward", &norm_forward);
+  def_positional(m, "norm_backward", &norm_backward);
+}
+
+}  // namespace coluber::python

@@ -1,0 +1,116 @@
+#include "src/torch_tensors.h"
+
+#include <string>
+
+#include "src/arrays.h"
+
+namespace coluber::python {
+namespace {
+
+// Held for good: tensors may be freed after the interpreter has begun to end.
+struct TorchFunctions {
+  PyObject* to_dlpack = nullptr;
+  PyObject* from_dlpack = nullptr;
+  PyObject* view_as_complex = nullptr;
+};
+
+TorchFunctions& torch_functions() {
+  static TorchFunctions functions;
+  return functions;
+}
+
+nb::object call(PyObject* function, nb::handle argument) {
+  PyObject* const result = PyObject_CallOneArg(function, argument.ptr());
+  if (result == nullptr) throw nb::python_error();
+  return nb::steal(result);
+}
+
+[[noreturn]] void refuse_dtype(std::string_view op, std::string_view name, std::string_view expected, DType got) {
+  throw nb::type_error(("[" + std::string(op) + "] " + std::string(name) + ": expected " + std::string(expected) +
+                        ", got " + std::string(dtype_name(got)))
+                           .c_str());
+}
+
+bool is_half(DType dtype) {
+  return dtype == DType::kBF16 || dtype == DType::kF16;
+}
+
+Tensor widened(nb::handle tensor, std::string_view name) {
+  const Tensor borrowed = borrow(tensor, name);
+  return is_half(borrowed.dtype()) ? borrow(nb::object(tensor.attr("float")()), name) : borrowed;
+}
+
+}  // namespace
+
+Tensor borrow(nb::handle tensor, std::string_view name) {
+  if (tensor.is_none()) return {};
+  return tensor_from(call(torch_functions().to_dlpack, tensor), name);
+}
+
+Borrower::Borrower(std::string_view op, nb::handle first, std::string_view name) : op_(op) {
+  if (first.is_none())
+    throw nb::type_error(("[" + std::string(op) + "] " + std::string(name) + ": expected a tensor, got None").c_str());
+  first_ = widened(first, name);
+  if (!dtype_is_float(first_.dtype())) refuse_dtype(op, name, "a floating dtype", first_.dtype());
+}
+
+void Borrower::check(const Tensor& tensor, std::string_view name) const {
+  if (tensor.dtype() == first_.dtype()) return;
+  refuse_dtype(op_, name, first_.dtype() == DType::kF64 ? "float64 as the first input" : "float32 or 16 bits",
+               tensor.dtype());
+}
+
+Tensor Borrower::operator()(nb::handle tensor, std::string_view name) const {
+  if (tensor.is_none()) return {};
+  const Tensor borrowed = widened(tensor, name);
+  check(borrowed, name);
+  return borrowed;
+}
+
+Tensor Borrower::weight(nb::handle tensor, std::string_view name) const {
+  if (tensor.is_none()) return {};
+  const Tensor borrowed = borrow(tensor, name);
+  if (!(is_half(borrowed.dtype()) && first_.dtype() == DType::kF32)) check(borrowed, name);
+  return borrowed;
+}
+
+Tensor borrow_indices(nb::handle tensor, std::string_view name) {
+  if (tensor.is_none()) return {};
+  return ids_from(call(torch_functions().to_dlpack, tensor), name);
+}
+
+Tensor borrow_writable(nb::handle tensor, std::string_view name) {
+  return writable_from(call(torch_functions().to_dlpack, tensor), name);
+}
+
+bool is_complex(nb::handle tensor) {
+  return !tensor.is_none() && nb::cast<bool>(tensor.attr("is_complex")());
+}
+
+nb::object give(const Tensor& tensor) {
+  if (!tensor.defined()) return nb::none();
+  return call(torch_functions().from_dlpack, capsule_of(tensor));
+}
+
+nb::object give_as(const Tensor& tensor, nb::handle like) {
+  nb::object given = give(tensor);
+  if (given.is_none() || nb::object(given.attr("dtype")).is(nb::object(like.attr("dtype")))) return given;
+  return given.attr("to")(like.attr("dtype"));
+}
+
+nb::object give_complex(const Tensor& tensor) {
+  if (!tensor.defined()) return nb::none();
+  return call(torch_functions().view_as_complex, give(tensor));
+}
+
+void bind_torch_tensors(nb::module_& m) {
+  m.def(
+      "set_torch",
+      [](nb::object to_dlpack, nb::object from_dlpack, nb::object view_as_complex) {
+        torch_functions() = {to_dlpack.release().ptr(), from_dlpack.release().ptr(), view_as_complex.release().ptr()};
+      },
+      nb::arg("to_dlpack"), nb::arg("from_dlpack"), nb::arg("view_as_complex"),
+      "Hands over torch's functions for DLPack capsules; coluber.torch calls it once.");
+}
+
+}  // namespace coluber::python
