@@ -42,6 +42,8 @@ const std::vector<ScanCase>& cases() {
       {.name = "a piece and one token", .b = 1, .l = 65},
       {.name = "pieces", .b = 1, .l = 200, .n = 4},
       {.name = "many rows", .b = 70, .l = 3, .d = 4, .n = 2},
+      {.name = "stored past the caches", .b = 1, .l = 2100, .d = 64, .n = 2},
+      {.name = "stored past the caches, odd rows", .b = 1, .l = 2100, .d = 65, .n = 2, .reverse = true},
       {.name = "no token", .l = 0},
       {.name = "no row", .b = 0},
       {.name = "no channel", .d = 0},

@@ -44,8 +44,8 @@ struct GradRowsOf {
 
 // Decays and states of all tokens, from the state h before them.
 template <class E, int kStates, bool kPerLane, bool kOutput>
-void recompute(const Tiles& tiles, std::int64_t count, const float* A, RowsOf B, RowsOf C, const float* h,
-               const Ahead& ahead, float* decays, float* states) {
+void recompute(const Tiles& tiles, std::int64_t count, const float* A, RowsOf B, RowsOf C, const float* h, Ahead ahead,
+               float* decays, float* states) {
   constexpr int kTile = E::kElems * kLanes;
   constexpr int kNext = kPerLane ? kTile : E::kElems;
   E rate[kStates], state[kStates];
@@ -58,7 +58,7 @@ void recompute(const Tiles& tiles, std::int64_t count, const float* A, RowsOf B,
     const VecF dt = load(tiles.dt + t * kLanes), x = load(tiles.x + t * kLanes);
     const float *b = B.at + t * B.step, *c = C.at + t * C.step;
     float *decay_row = decays + t * kStates * kTile, *state_row = states + (t + 1) * kStates * kTile;
-    ahead.ask(t);
+    ahead.ask();
     VecF y{};
     if constexpr (kOutput) y = load(tiles.y + t * kLanes);
 #pragma GCC unroll 8
@@ -84,8 +84,7 @@ void add_conj_to_tile(float* p, VecF x, E value) {
 
 template <class E, int kStates, bool kPerLane>
 void sweep_back(const Tiles& tiles, std::int64_t count, const float* plain_A, RowsOf B, RowsOf C, const float* decays,
-                const float* states, GradRowsOf grad_B, GradRowsOf grad_C, const Ahead& ahead, float* adjoints,
-                float* sum_A) {
+                const float* states, GradRowsOf grad_B, GradRowsOf grad_C, Ahead ahead, float* adjoints, float* sum_A) {
   constexpr int kTile = E::kElems * kLanes;
   constexpr int kNext = kPerLane ? kTile : E::kElems;
   E adjoint[kStates], grad_A[kStates];
@@ -98,7 +97,7 @@ void sweep_back(const Tiles& tiles, std::int64_t count, const float* plain_A, Ro
     const float *b = B.at + t * B.step, *c = C.at + t * C.step;
     const float *decay_row = decays + t * kStates * kTile, *state_row = states + t * kStates * kTile;
     float *grad_b = grad_B.at + t * grad_B.step, *grad_c = grad_C.at + t * grad_C.step;
-    ahead.ask(t);
+    ahead.ask();
     VecF sB = load(tiles.sB + t * kLanes), sA = load(tiles.sA + t * kLanes);
 #pragma GCC unroll 8
     for (int j = 0; j < kStates; ++j) {
@@ -191,9 +190,9 @@ void finish(const ScanCall& call, const SelectiveScanGradParams<float>& grads, c
       const VecF dt = load(tiles.dt + t * kLanes), u = load(tiles.u + t * kLanes);
       const VecF g = load(tiles.g + t * kLanes) * (1 / E::kOutputScale), sB = load(tiles.sB + t * kLanes);
       const VecF grad_dt = (u * sB + load(tiles.sA + t * kLanes)) * load(tiles.dt_slope + t * kLanes);
-      us.store(t, i, dt * sB + D[i] * g);
-      dts.store(t, i, grad_dt);
-      if (zs) zs.store(t, i, load(tiles.z_slope + t * kLanes) * load(tiles.y + t * kLanes));
+      us.store(t, i, dt * sB + D[i] * g, call.streams);
+      dts.store(t, i, grad_dt, call.streams);
+      if (zs) zs.store(t, i, load(tiles.z_slope + t * kLanes) * load(tiles.y + t * kLanes), call.streams);
       store(block.sum_D + i * kLanes, load(block.sum_D + i * kLanes) + g * u);
       store(block.sum_dt_bias + i * kLanes, load(block.sum_dt_bias + i * kLanes) + grad_dt);
     }
@@ -230,24 +229,27 @@ void sum_over_groups(const ScanCall& call, std::int64_t per_group, std::int64_t 
   }
 }
 
-// What `prepare` reads of the piece before, and what `finish` writes, for vector i of the block.
+// What `prepare` reads of the piece before, and what `finish` writes through the caches.
 Ahead rows_read(const ScanCall& call, const SelectiveScanGradParams<float>& g, const ScanPiece& piece,
-                const Block& block, std::int64_t i) {
+                const Block& block) {
   const SelectiveScanParams<float>& p = *call.p;
   const Channels channels(p.d, block.first_vec, block.num_vecs);
   Ahead ahead;
+  ahead.lines = block.num_vecs;
   for (const View<const float, 3>* view : {&p.dt, &p.u, &p.z, &g.grad_y}) {
-    if (!piece.begins) ahead.add(TokenRows<const float>(*view, p, piece, channels), -kScanPiece, i);
+    if (!piece.begins) ahead.add(TokenRows<const float>(*view, p, piece, channels), -kScanPiece);
   }
   return ahead;
 }
 Ahead rows_written(const ScanCall& call, const SelectiveScanGradParams<float>& g, const ScanPiece& piece,
-                   const Block& block, std::int64_t i) {
+                   const Block& block) {
   const SelectiveScanParams<float>& p = *call.p;
   const Channels channels(p.d, block.first_vec, block.num_vecs);
   Ahead ahead;
+  ahead.lines = block.num_vecs;
+  if (call.streams) return ahead;
   for (const View<float, 3>* view : {&g.grad_dt, &g.grad_u, &g.grad_z})
-    ahead.add(TokenRows<float>(*view, p, piece, channels), 0, i);
+    ahead.add(TokenRows<float>(*view, p, piece, channels), 0);
   return ahead;
 }
 
@@ -258,6 +260,7 @@ void sweep_states(const ScanCall& call, const SelectiveScanGradParams<float>& g,
   constexpr int kTile = E::kElems * kLanes;
   const std::int64_t n = call.p->n, row = n * E::kElems;
   const bool gate = static_cast<bool>(call.p->z);
+  const Ahead read = rows_read(call, g, piece, block), written = rows_written(call, g, piece, block);
   for_state_blocks<kBlockStates<E>>(n, [&](auto number, std::int64_t first) {
     constexpr int kStates = decltype(number)::value;
     const std::int64_t elems = piece.count * kStates * kTile;
@@ -278,10 +281,10 @@ void sweep_states(const ScanCall& call, const SelectiveScanGradParams<float>& g,
       const Tiles& tiles = block.tiles[i];
       (gate ? recompute<E, kStates, kPerLane, true>
             : recompute<E, kStates, kPerLane, false>)(tiles, piece.count, call.A + at * kTile, B, C, h,
-                                                      rows_read(call, g, piece, block, i).share(first, kStates, n),
-                                                      block.decay, block.state);
+                                                      read.share(piece.count, i, first, kStates, n), block.decay,
+                                                      block.state);
       sweep_back<E, kStates, kPerLane>(tiles, piece.count, call.plain_A + at * kTile, B, C, block.decay, block.state,
-                                       grad_B, grad_C, rows_written(call, g, piece, block, i).share(first, kStates, n),
+                                       grad_B, grad_C, written.share(piece.count, i, first, kStates, n),
                                        task.adjoint + at * kTile, block.sum_A + in_block * kTile);
       if (piece.reset) std::fill_n(task.adjoint + at * kTile, kStates * kTile, 0.0f);
       if constexpr (kPerLane) {
@@ -414,6 +417,7 @@ void scan_backward_task(const ScanCall& call, const SelectiveScanGradParams<floa
   } else {
     shared ? walk_back<Complex, false>(call, g, task, block) : walk_back<Complex, true>(call, g, task, block);
   }
+  if (call.streams) order_streams();
 }
 
 void scan_join(const ScanCall& call, const float* dt_sum, const float* before, bool adjoint, float* after) {

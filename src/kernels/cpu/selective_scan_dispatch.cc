@@ -23,6 +23,9 @@ constexpr std::int64_t kSumsBytes = 32 << 20;  // sums of all strands in double 
 constexpr std::int64_t kMinBlocks = 8;
 // A single vector of channels is divided over its length into parts of at least this many tokens, at most kMaxParts.
 constexpr std::int64_t kPartTokens = 512, kMaxParts = 16;
+// Outputs (b,l,d) of at least this many bytes are stored past the caches: with the three inputs as large they would be
+// gone from L2 before anybody reads them. From here on that was no slower at any length.
+constexpr std::int64_t kStreamBytes = 512 << 10;
 // Rows of B's and C's gradients before they are summed over channels; bounds the length of a window.
 constexpr std::int64_t kSlabBytes = 8 << 20;
 
@@ -170,6 +173,7 @@ Plan make_plan(const Params& p, float* checkpoints, ArenaScope& scope) {
   plan.call.elems = p.is_complex ? 2 : 1;
   plan.call.num_vecs = ceil_div(p.d, lanes);
   plan.call.checkpoints = checkpoints;
+  plan.call.streams = p.u.shape[0] * p.u.shape[1] * p.d * static_cast<std::int64_t>(sizeof(float)) >= kStreamBytes;
   plan.state_elems = plan.call.num_vecs * p.n * plan.call.elems * lanes;
   float* A = scope.allocate<float>(plan.state_elems);
   kernels().to_tiles(p.A.data, p.A.strides[0], p.d, p.n, plan.call.elems, kLog2E, kTurn, A);

@@ -27,7 +27,7 @@ struct Block {
 };
 
 template <class E, int kStates, bool kPerLane>
-void sweep(const Tiles& tiles, std::int64_t count, const float* A, RowsOf B, RowsOf C, const Ahead& ahead, float* h) {
+void sweep(const Tiles& tiles, std::int64_t count, const float* A, RowsOf B, RowsOf C, Ahead ahead, float* h) {
   constexpr int kTile = E::kElems * kLanes;
   constexpr int kNext = kPerLane ? kTile : E::kElems;
   E rate[kStates], state[kStates];
@@ -39,7 +39,7 @@ void sweep(const Tiles& tiles, std::int64_t count, const float* A, RowsOf B, Row
     const VecF dt = load(tiles.dt + t * kLanes), x = load(tiles.x + t * kLanes);
     const float *b = B.at + t * B.step, *c = C.at + t * C.step;
     VecF y = load(tiles.y + t * kLanes);
-    ahead.ask(t);
+    ahead.ask();
 #pragma GCC unroll 8
     for (int j = 0; j < kStates; ++j) {
       state[j] = E::next(E::decay(dt, rate[j]), state[j], x, read_row<E, kPerLane>(b + j * kNext));
@@ -51,16 +51,18 @@ void sweep(const Tiles& tiles, std::int64_t count, const float* A, RowsOf B, Row
 }
 
 template <class E, bool kPerLane>
-void sweep_states(const ScanCall& call, const ScanPiece& piece, std::int64_t v, const Ahead& ahead,
-                  const Tiles& tiles) {
+void sweep_states(const ScanCall& call, const ScanPiece& piece, const Block& block, std::int64_t i,
+                  const Ahead& ahead) {
   constexpr int kTile = E::kElems * kLanes;
-  const float* A = call.A + v * call.p->n * kTile;
-  for_state_blocks<kBlockStates<E>>(call.p->n, [&](auto states, std::int64_t first) {
+  const std::int64_t v = block.first_vec + i, n = call.p->n;
+  const Tiles& tiles = block.tiles[i];
+  const float* A = call.A + v * n * kTile;
+  for_state_blocks<kBlockStates<E>>(n, [&](auto states, std::int64_t first) {
     constexpr int kStates = decltype(states)::value;
     const RowsOf B = rows_of<kPerLane>(call, call.B, piece, v, first, kStates, tiles.B);
     const RowsOf C = rows_of<kPerLane>(call, call.C, piece, v, first, kStates, tiles.C);
-    sweep<E, kStates, kPerLane>(tiles, piece.count, A + first * kTile, B, C, ahead.share(first, kStates, call.p->n),
-                                tiles.h + first * kTile);
+    sweep<E, kStates, kPerLane>(tiles, piece.count, A + first * kTile, B, C,
+                                ahead.share(piece.count, i, first, kStates, n), tiles.h + first * kTile);
   });
 }
 
@@ -105,7 +107,7 @@ void finish(const ScanCall& call, const ScanPiece& piece, bool decay_only, const
         y *= rounded(z * scan_sigmoid(z));
       }
       if (decay_only) y = rounded(y) + ys.load(t, i);
-      ys.store(t, i, y);
+      ys.store(t, i, y, call.streams);
     }
   }
 }
@@ -130,7 +132,8 @@ void enter(const ScanCall& call, const ScanPiece& piece, std::int64_t v, bool de
   if (piece.reset) std::fill_n(h, width * kLanes, 0.0f);
   if (piece.checkpoint < 0 || call.checkpoints == nullptr) return;
   float* checkpoint = call.checkpoints + (piece.checkpoint * call.num_vecs + v) * width * kLanes;
-  for (std::int64_t k = 0; k < width * kLanes; ++k) checkpoint[k] = (decay_only ? checkpoint[k] : 0) + h[k];
+  for (std::int64_t k = 0; k < width * kLanes; k += kLanes)
+    store_whole(checkpoint + k, decay_only ? load(checkpoint + k) + load(h + k) : load(h + k), call.streams);
 }
 
 // The state after the last piece of a sequence.
@@ -143,15 +146,15 @@ void leave(const ScanCall& call, const ScanPiece& piece, std::int64_t v, bool de
     for (std::int64_t k = 0; k < p.n * call.elems; ++k) to[k] = (decay_only ? to[k] : 0) + h[k * kLanes + lane];
 }
 
-// What `finish` writes for vector i of the block, and what it and `prepare` read of the next piece.
-Ahead rows_ahead(const ScanCall& call, const ScanPiece& piece, const Block& block, std::int64_t i) {
+// What `prepare` and `finish` read of the next piece. (Asking for the rows of y as well gained nothing.)
+Ahead rows_ahead(const ScanCall& call, const ScanPiece& piece, const Block& block) {
   const SelectiveScanParams<float>& p = *call.p;
   const Channels channels(p.d, block.first_vec, block.num_vecs);
   Ahead ahead;
-  ahead.add(TokenRows<float>(p.y, p, piece, channels), 0, i);
+  ahead.lines = block.num_vecs;
   if (piece.ends) return ahead;
   for (const View<const float, 3>* view : {&p.dt, &p.u, &p.z})
-    ahead.add(TokenRows<const float>(*view, p, piece, channels), piece.count, i);
+    ahead.add(TokenRows<const float>(*view, p, piece, channels), piece.count);
   return ahead;
 }
 
@@ -169,8 +172,9 @@ void walk(const ScanCall& call, const ScanTask& task, const Block& block) {
       enter(call, *piece, block.first_vec + i, task.decay_only, block.tiles[i].h);
     if (task.decay_only && negligible(block, elems)) continue;
     prepare<E>(call, *piece, task, block);
+    const Ahead ahead = rows_ahead(call, *piece, block);
     for (std::int64_t i = 0; i < block.num_vecs; ++i) {
-      sweep_states<E, kPerLane>(call, *piece, block.first_vec + i, rows_ahead(call, *piece, block, i), block.tiles[i]);
+      sweep_states<E, kPerLane>(call, *piece, block, i, ahead);
       leave(call, *piece, block.first_vec + i, task.decay_only, block.tiles[i].h);
     }
     finish<E>(call, *piece, task.decay_only, block);
@@ -281,6 +285,7 @@ void scan_forward_task(const ScanCall& call, const ScanTask& task, float* scratc
   } else {
     shared ? walk<Complex, false>(call, task, block) : walk<Complex, true>(call, task, block);
   }
+  if (call.streams) order_streams();
 }
 
 }  // namespace coluber::cpu::COLUBER_ISA

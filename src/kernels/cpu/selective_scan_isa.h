@@ -50,6 +50,7 @@ struct ScanCall {
   ScanCoefficients B, C;
   float* checkpoints = nullptr;  // (border,v,n,e,lanes), may be null in forward
   std::int64_t num_vecs = 0;
+  bool streams = false;  // outputs (b,l,d) and, in forward, checkpoints are stored past the caches
 };
 
 // One strand of one block of vectors.

@@ -41,6 +41,29 @@ inline VecF load(const float* p) {
 inline void store(float* p, VecF v) {
   std::memcpy(p, &v, sizeof v);
 }
+
+// stream(): a store past the caches, which reads no line for it; `p` is aligned to a vector. Other threads see what was
+// stored after order_streams() on the thread that did.
+inline bool is_aligned(const float* p) {
+  return reinterpret_cast<std::uintptr_t>(p) % sizeof(VecF) == 0;
+}
+inline void stream(float* p, VecF v) {
+#if defined(COLUBER_ISA_AVX512)
+  _mm512_stream_ps(p, reinterpret_cast<__m512>(v));
+#elif defined(COLUBER_ISA_AVX2)
+  _mm256_stream_ps(p, reinterpret_cast<__m256>(v));
+#elif defined(__x86_64__)
+  _mm_stream_ps(p, reinterpret_cast<__m128>(v));
+#else
+  store(p, v);
+#endif
+}
+inline void order_streams() {
+#ifdef __x86_64__
+  _mm_sfence();
+#endif
+}
+
 inline VecF splat(float x) {
   return x - VecF{};  // x - 0 is x, so compilers broadcast alone; x + 0 is not where x is -0, so they add as well
 }
