@@ -58,10 +58,10 @@ struct TokenRows {
   }
 };
 
-// Rows that will be needed, asked for during sweeps line by line in the order of addresses, which the hardware's
-// prefetchers follow (a line of every row for one vector, then for the next, took 9% longer from memory). A core waits
-// when it has asked for some sixteen lines at once, so the sweeps of a block share them evenly: at 16 states a line of
-// each array every second token. Into L2, as a piece's rows and its tiles are more than L1 holds.
+// Rows that will be needed, asked for during sweeps line by line in the order of addresses: a line of every row for one
+// vector, then for the next, took 5 to 7% longer from memory. A core waits when it has asked for some sixteen lines at
+// once, so the sweeps of a block share them evenly: at 16 states a line of each array every second token. Into L2, as a
+// piece's rows and its tiles are more than L1 holds.
 struct Ahead {
   static constexpr int kMost = 4;
   const float* at[kMost] = {};  // the next line to ask for
