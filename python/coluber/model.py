@@ -1,18 +1,18 @@
-"""Model, its config, sessions and generation: the language model as Python sees it."""
+"""Model: the language model as Python sees it."""
 
 import html
 import os
 import warnings
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Union
+from dataclasses import asdict
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
 
 from . import _native
 from ._native import SamplingOptions, State, Tokenizer
+from .config import ModelConfig, config_of
+from .generation import GenerationStream, PathLike, Session, is_batch, prompt_ids
 from .ops import _like
 
-__all__ = ["Generation", "GenerationStream", "LossSum", "Model", "ModelConfig", "Session"]
-
-PathLike = Union[str, "os.PathLike[str]"]
+__all__ = ["LossSum", "Model"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 
@@ -27,96 +27,6 @@ class LossSum(NamedTuple):
     def mean(self) -> float:
         """Nats per token; 0 when no token counted."""
         return self.nats / self.num_tokens if self.num_tokens else 0.0
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Every number that fixes the shape and the arithmetic of a model. 0 in d_inner and dt_rank: derived.
-
-    `dataclasses.replace(config, n_layer=8)` makes another; ValueError names the field that does not fit.
-    """
-
-    d_model: int
-    n_layer: int
-    vocab_size: int
-    pad_vocab_size_multiple: int = 8
-    d_state: int = 16
-    d_conv: int = 4
-    expand: float = 2
-    d_inner: int = 0
-    dt_rank: Union[int, str] = 0
-    conv_bias: bool = True
-    bias: bool = False
-    norm_dt_B_C: bool = False
-    norm_dt_B_C_eps: float = 1e-6
-    dt_min: float = 0.001
-    dt_max: float = 0.1
-    dt_init_random: bool = True
-    dt_scale: float = 1.0
-    dt_init_floor: float = 1e-4
-    norm: str = "rms"
-    norm_eps: float = 1e-5
-    residual_in_fp32: bool = True
-    tie_embeddings: bool = True
-    bidirectional: bool = False
-    dropout: float = 0.0
-    initializer_range: float = 0.02
-    rescale_prenorm_residual: bool = True
-    layout: str = "state_spaces"
-    bos_token_id: Optional[int] = None
-    eos_token_id: Optional[int] = None
-    pad_token_id: Optional[int] = None
-
-    def __post_init__(self):
-        if self.dt_rank == "auto":
-            object.__setattr__(self, "dt_rank", 0)
-        for name, value in _native.resolve_config(asdict(self)).items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def padded_vocab_size(self) -> int:
-        """Rows of the embedding: vocab_size rounded up to pad_vocab_size_multiple."""
-        return -(-self.vocab_size // self.pad_vocab_size_multiple) * self.pad_vocab_size_multiple
-
-    @classmethod
-    def preset(cls, name: str) -> "ModelConfig":
-        """A published shape by name: "tiny", "mamba-130m", ... "mamba-2.8b". ValueError names the known ones."""
-        return cls(**_native.model_preset(name))
-
-    @classmethod
-    def from_json(cls, text: str) -> "ModelConfig":
-        """From the text of a config.json of any layout that Model.load takes."""
-        values, sentences = _native.config_from_json(text)
-        for sentence in sentences:
-            warnings.warn(sentence, stacklevel=2)
-        return cls(**values)
-
-    def to_json(self, layout: Optional[str] = None) -> str:
-        """The config.json of a layout ("state_spaces", "mamba", "falcon_mamba"; None: its own)."""
-        return _native.config_to_json(asdict(self), layout or self.layout)
-
-
-def _config(config, changes: Dict[str, Any]) -> ModelConfig:
-    known = {field.name for field in fields(ModelConfig)}
-    for name in changes:
-        if name not in known:
-            raise TypeError(f"[model] create: expected fields of ModelConfig, got {name!r}")
-    if isinstance(config, str):
-        config = ModelConfig.preset(config)
-    elif isinstance(config, dict):
-        return _config(None, {**config, **changes})
-    elif config is None:
-        missing = [name for name in ("d_model", "n_layer", "vocab_size") if name not in changes]
-        if missing:
-            raise TypeError(f"[model] create: expected a preset, a config, or {', '.join(missing)} too")
-        return ModelConfig(**changes)
-    elif not isinstance(config, ModelConfig):
-        raise TypeError(f"[model] config: expected a preset's name, ModelConfig or dict, got {type(config).__name__}")
-    derived = {"d_model": ("d_inner", "dt_rank"), "expand": ("d_inner",)}
-    for name, others in derived.items():  # what was derived from the field that changes is derived anew
-        if name in changes:
-            changes = {**{other: 0 for other in others}, **changes}
-    return replace(config, **changes) if changes else config
 
 
 class Model:
@@ -180,7 +90,7 @@ class Model:
             Model.create("mamba-130m", n_layer=12)
             Model.create(d_model=64, n_layer=2, vocab_size=256)
         """
-        self = cls._of(_native.create_model(asdict(_config(config, changes)), seed, dtype))
+        self = cls._of(_native.create_model(asdict(config_of(config, changes)), seed, dtype))
         self.tokenizer = tokenizer
         return self
 
@@ -361,9 +271,9 @@ class Model:
                 "[generate] tokenizer: expected one, got None (set model.tokenizer, 'bytes' for a model of bytes, or "
                 "take stream='ids')"
             )
-        many = _is_batch(prompt)
+        many = is_batch(prompt)
         prompts = [
-            _prompt_ids(tokenizer, one, bos, parse_special, start is not None) for one in (prompt if many else [prompt])
+            prompt_ids(tokenizer, one, bos, parse_special, start is not None) for one in (prompt if many else [prompt])
         ]
         native = _native.generate(
             self._native, tokenizer, prompts, sampling, max_tokens, stops, ignore_eos, batch, first_stream,
@@ -408,208 +318,3 @@ class Model:
         yield "layout", c.layout
         yield "memory", f"{self.size_bytes:,} bytes in {self.dtype}, state {self.make_state(1).size_bytes:,} bytes " \
             "a sequence"
-
-
-def _is_batch(prompt) -> bool:
-    """Whether `prompt` is several: a list of texts, of rows of ids, or an array of two axes."""
-    if prompt is None or isinstance(prompt, (str, bytes)):
-        return False
-    if hasattr(prompt, "ndim"):
-        return prompt.ndim > 1
-    if not isinstance(prompt, Iterable):
-        raise TypeError(f"[generate] prompt: expected text, token ids or a list of them, got {type(prompt).__name__}")
-    if len(prompt) == 0:
-        raise ValueError("[generate] prompt: expected text or token ids, got an empty sequence (None: from nothing)")
-    first = prompt[0]
-    return first is None or isinstance(first, (str, bytes)) or hasattr(first, "__len__")
-
-
-def _prompt_ids(tokenizer: Optional[Tokenizer], prompt, bos: Optional[bool], parse_special: bool, going_on: bool):
-    if prompt is None:
-        return []
-    if not isinstance(prompt, (str, bytes)):
-        return prompt
-    if tokenizer is None:
-        raise ValueError("[generate] prompt: expected token ids, got text (the model has no tokenizer)")
-    # Where one id opens and ends texts, models read prompts without it as well; a <s> of its own they expect.
-    own = tokenizer.bos_id is not None and tokenizer.bos_id != tokenizer.eos_id
-    if isinstance(prompt, bytes) and not tokenizer.lossless:
-        prompt.decode()  # this tokenizer knows characters only: UnicodeDecodeError
-    add_bos = bos if bos is not None else own and not going_on
-    return tokenizer.encode(prompt, parse_special=parse_special, add_bos=add_bos)
-
-
-class Generation(NamedTuple):
-    """What was written for one prompt."""
-
-    prompt_ids: List[int]
-    ids: List[int]  # drawn, the end-of-text id excluded, those that spelled a stop text included
-    text: str  # of `ids`, cut before the stop text; "" without a tokenizer
-    finish: Optional[str]  # "length", "eos" or "stop"; None: it was not written to its end
-    session: Optional["Session"]  # with keep_sessions: after the prompt and every token drawn
-
-
-class GenerationStream:
-    """What Model.generate returns: an iterator over pieces of text or ids, of several prompts over (number, piece).
-
-    `result` and `results` read it to the end first, as does `text`. close() ends it early.
-    """
-
-    __slots__ = ("_native", "_model", "_count", "_many", "_ids", "_done")
-
-    def __init__(self, native, model: Model, count: int, many: bool, ids: bool):
-        self._native, self._model, self._count, self._many, self._ids = native, model, count, many, ids
-        self._done = [False] * count
-
-    def __iter__(self) -> "GenerationStream":
-        return self
-
-    def __next__(self):
-        while True:
-            event = self._native.next()
-            if event is None:
-                raise StopIteration
-            prompt, id, text, last = event
-            self._done[prompt] |= last
-            piece = id if self._ids else text
-            if piece is None or piece == "":  # a part of a character, or the end of text
-                continue
-            return (prompt, piece) if self._many else piece
-
-    def close(self) -> None:
-        """Nothing more is written; what there is stays in partial()."""
-        self._native.close()
-
-    def __enter__(self) -> "GenerationStream":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.close()
-
-    def partial(self) -> List[Generation]:
-        """What there is so far, of every prompt."""
-        found = []
-        for i in range(self._count):
-            prompt_ids, ids, text, finish, session = self._native.result(i)
-            own = None if session is None else Session._of(session, self._model)
-            found.append(Generation(prompt_ids, ids, text, finish if self._done[i] else None, own))
-        return found
-
-    @property
-    def results(self) -> List[Generation]:
-        """Of every prompt, at the end."""
-        for _ in self:
-            pass
-        return self.partial()
-
-    @property
-    def result(self) -> Generation:
-        """Of the one prompt, at the end."""
-        if self._count != 1:
-            raise ValueError(f"[generate] result: expected one prompt, got {self._count} (take results)")
-        return self.results[0]
-
-    @property
-    def text(self) -> str:
-        """All that was written for the one prompt."""
-        return self.result.text
-
-    def __repr__(self) -> str:
-        done = sum(self._done)
-        return f"coluber.GenerationStream({self._count} prompts, {done} finished)"
-
-
-class Session:
-    """One text that is read and written: a model, a state and a place in a random stream.
-
-        session = coluber.Session(model, temperature=0.8, seed=7)
-        session.append("Once upon a time")
-        ids = [session.next() for _ in range(20)]
-        other = session.fork()                     # both go on from here
-
-    Options are those of Model.generate. state: of one sequence, to go on from; a token must be appended before next().
-    One thread at a time may use a session (ValueError for the second); fork() gives another its own.
-    """
-
-    __slots__ = ("_native", "model", "__weakref__")
-
-    def __init__(
-        self,
-        model: Model,
-        *,
-        state: Optional[State] = None,
-        stream: int = 0,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        greedy: bool = False,
-        seed: int = 0,
-    ):
-        options = SamplingOptions(
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
-            greedy=greedy, seed=seed,
-        )
-        self._native = _native.make_session(model._native, options, state, _vocab_size(model), stream)
-        self.model = model
-
-    @classmethod
-    def _of(cls, native, model: Model) -> "Session":
-        self = object.__new__(cls)
-        self._native, self.model = native, model
-        return self
-
-    def append(self, prompt, *, bos: bool = False, parse_special: bool = True) -> None:
-        """Reads text or token ids, 512 at a time; Ctrl-C is heard in between, and what was read stays read."""
-        self._native.append(_prompt_ids(self.model.tokenizer, prompt, bos, parse_special, True))
-
-    def next(self) -> int:
-        """Draws the next token id, and will have read it. ValueError when nothing was appended yet."""
-        return self._native.next()
-
-    @property
-    def logits(self):
-        """(v) f32 after the last token; None before the first."""
-        return self._native.logits
-
-    @property
-    def state(self) -> State:
-        """A copy of the state after every token so far."""
-        return self._native.state
-
-    @property
-    def num_tokens(self) -> int:
-        """Read and written so far."""
-        return self._native.num_tokens
-
-    @property
-    def options(self) -> SamplingOptions:
-        return self._native.options
-
-    def fork(self, *, stream: Optional[int] = None, **options) -> "Session":
-        """A copy that draws the same tokens; with `stream` or other sampling options, others."""
-        if stream is None and not options:
-            return Session._of(self._native.copy(), self.model)
-        names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "greedy", "seed")
-        mine = {name: getattr(self.options, name) for name in names}
-        return Session._of(self._native.fork(SamplingOptions(**{**mine, **options}), stream or 0), self.model)
-
-    __copy__ = fork
-
-    def save(self, path: PathLike) -> None:
-        """One safetensors file, written atomically; State.load and `coluber generate --state-in` read it too."""
-        self._native.save(path)
-
-    @classmethod
-    def load(cls, path: PathLike, model: Model, *, stream: int = 0, **options) -> "Session":
-        """What save() wrote; with the same model, options and stream it draws what that session would have drawn."""
-        native = _native.load_session(path, model._native, SamplingOptions(**options), _vocab_size(model), stream)
-        return cls._of(native, model)
-
-    def __repr__(self) -> str:
-        return f"coluber.Session({self.num_tokens} tokens, {self.model._title()})"
-
-
-def _vocab_size(model: Model) -> int:
-    return 0 if model.tokenizer is None else model.tokenizer.vocab_size

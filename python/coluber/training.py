@@ -1,197 +1,25 @@
-"""Training: coluber.train, the Trainer behind it, and the run that it returns."""
+"""Training: coluber.train and the Trainer behind it."""
 
 import os
-import sys
 import tempfile
-from typing import Any, Callable, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, Iterable, List, Optional, Sequence, Tuple, Union
 
 from . import _native
 from ._native import Tokenizer
-from .model import Model, PathLike
+from .generation import PathLike
+from .model import Model
+from .training_data import Batches, batch_parts, is_path, is_tokens, paths_of
+from .training_run import EvalReport, Hooks, Sample, StepReport, TrainingRun
 
-__all__ = ["EvalReport", "Sample", "StepReport", "Trainer", "TrainingRun", "train"]
+__all__ = ["Trainer", "train"]
 
 _SAMPLE_TEMPERATURE = 0.8
-
-
-class StepReport(NamedTuple):
-    """One optimiser step. `loss` in nats per token; `tokens` read and `seconds` trained so far."""
-
-    step: int
-    total_steps: int
-    loss: float
-    lr: float
-    grad_norm: float
-    tokens: int
-    seconds: float
-    tokens_per_s: float
-
-
-class EvalReport(NamedTuple):
-    """Loss over the held-out data, in nats per token; bits_per_byte is 0 where the bytes are unknown."""
-
-    step: int
-    heldout_loss: float
-    heldout_tokens: int
-    bits_per_byte: float
-
-
-class Sample(NamedTuple):
-    prompt: str
-    text: str
-
-
-class TrainingRun:
-    """What a training was: its curves, its model. In a notebook it shows the picture of its loss."""
-
-    def __init__(self, trainer: "Trainer", end: str):
-        self.model: Model = trainer.model
-        self.tokenizer: Optional[Tokenizer] = trainer.tokenizer
-        self.losses: List[Tuple[int, float]] = trainer.losses
-        self.heldout_losses: List[Tuple[int, float]] = trainer.heldout_losses
-        self.out: Optional[str] = trainer.out
-        self.num_steps: int = trainer.num_steps
-        self.seconds: float = trainer.last_step.seconds if trainer.last_step else 0.0
-        self.stopped: bool = end != "done"  # before its limit
-        self.checkpoint: Optional[str] = trainer.checkpoint  # the newest one written
-        self._title = os.path.basename(os.path.normpath(self.out)) if self.out else "training"
-
-    def plot(self, ax=None):
-        """Draws both losses over steps with matplotlib (ImportError without it); returns the axes."""
-        if ax is None:
-            from matplotlib import pyplot
-
-            ax = pyplot.figure(figsize=(7, 4)).add_subplot()
-        self._draw(ax)
-        return ax
-
-    def _draw(self, ax) -> None:
-        if self.losses:
-            ax.plot(*zip(*self.losses), linewidth=0.8, label="training")
-        if self.heldout_losses:
-            ax.plot(*zip(*self.heldout_losses), marker="o", label="held out")
-        ax.set_xlabel("step")
-        ax.set_ylabel("loss, nats per token")
-        ax.set_title(self._title)
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend()
-
-    def to_svg(self) -> str:
-        """The picture of the loss that is also written beside the model, as SVG."""
-        return _native.loss_picture(self._title, self.losses, self.heldout_losses)
-
-    def _repr_html_(self) -> str:
-        return self.to_svg()
-
-    def _repr_png_(self) -> Optional[bytes]:
-        try:
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-        except ImportError:
-            return None
-        import io
-
-        figure = Figure(figsize=(7, 4))
-        FigureCanvasAgg(figure)
-        self._draw(figure.add_subplot())
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=100)
-        return buffer.getvalue()
-
-    def __repr__(self) -> str:
-        parts = [f"{self.num_steps} steps in {self.seconds:.1f} s"]
-        if self.losses:
-            parts.append(f"loss {self.losses[-1][1]:.3f}")
-        if self.heldout_losses:
-            parts.append(f"held-out {self.heldout_losses[-1][1]:.3f}")
-        if self.stopped:
-            parts.append("stopped early")
-        return f"coluber.TrainingRun({', '.join(parts)}, out={self.out!r})"
-
-
-class _Batches:
-    """A function of the number of a batch, from a function or an iterable; keeps the batches of the step at hand."""
-
-    def __init__(self, source, window: int, endless: bool):
-        self._source, self._window, self._endless = source, window, endless
-        self._call = source if callable(source) else None
-        self._iterator = None if self._call else iter(source)
-        self._restarts = self._iterator is not source and endless
-        self._kept = {}
-        self._next = 0
-
-    def skip_to(self, index: int) -> None:
-        """A training that goes on does not read again what was read before."""
-        while not self._call and self._next < index and self._fetch():
-            pass
-
-    def has(self, count: int, first: int) -> bool:
-        """Whether `count` batches from number `first` are there."""
-        if self._call:
-            return True
-        while self._next < first + count:
-            if not self._fetch():
-                return False
-        return True
-
-    def _fetch(self) -> bool:
-        try:
-            batch = next(self._iterator)
-        except StopIteration:
-            if not self._restarts:
-                return False
-            self._iterator = iter(self._source)
-            batch = next(self._iterator, None)
-            if batch is None:
-                return False
-        self._kept[self._next] = _batch_parts(batch)
-        self._next += 1
-        self._kept.pop(self._next - 1 - 2 * self._window, None)
-        return True
-
-    def __call__(self, index: int):
-        if self._call:
-            return _batch_parts(self._call(index))
-        if not self.has(1, index):
-            raise ValueError(f"[train] data: expected a batch number {index}, got {self._next} in all")
-        if index not in self._kept:
-            raise ValueError(
-                f"[train] data: expected batches in order, got number {index} after {self._next - 1} "
-                "(give a function of the number to go back)"
-            )
-        return self._kept[index]
-
-
-def _batch_parts(batch) -> Tuple[Any, Any, Any]:
-    if isinstance(batch, dict):
-        unknown = set(batch) - {"ids", "targets", "resets"}
-        if unknown or "ids" not in batch:
-            raise TypeError(f"[train] batch: expected keys ids, targets and resets, got {', '.join(map(str, batch))}")
-        return batch["ids"], batch.get("targets"), batch.get("resets")
-    if isinstance(batch, tuple) or (isinstance(batch, list) and batch and hasattr(batch[0], "ndim")):
-        if not 1 <= len(batch) <= 3:
-            raise TypeError(f"[train] batch: expected ids, targets and resets, got {len(batch)} parts")
-        return (*batch, None, None)[:3]
-    return batch, None, None
-
-
-def _is_path(value) -> bool:
-    return isinstance(value, (str, os.PathLike))
-
-
-def _is_tokens(data) -> bool:
-    """An array or sequence of token ids of one axis."""
-    if hasattr(data, "ndim"):
-        return data.ndim == 1
-    return isinstance(data, Sequence) and len(data) > 0 and isinstance(data[0], int)
-
-
-def _paths(data) -> Optional[List[str]]:
-    if _is_path(data):
-        return [os.fspath(data)]
-    if isinstance(data, (list, tuple)) and data and all(_is_path(item) for item in data):
-        return [os.fspath(item) for item in data]
-    return None
+_FLAGS = (
+    "name", "heldout_share", "text_field", "separator", "preset", "d_model", "n_layer", "d_state", "d_conv", "dt_rank",
+    "expand", "norm", "untied", "dropout", "batch", "seqlen", "grad_accum", "lr", "lr_min_share", "schedule", "warmup",
+    "weight_decay", "clip", "dtype", "max_steps", "max_seconds", "eval_every", "eval_batches", "sample_every",
+    "sample_prompt", "sample_tokens", "save_every", "keep", "seed", "threads",
+)
 
 
 def _words(flags) -> List[str]:
@@ -289,11 +117,11 @@ class Trainer:
         if overwrite:
             words.append("--overwrite")
         native = {"ids": None, "heldout_ids": None, "batches": None, "heldout_batches": None, "num_heldout_batches": 0}
-        files, self._batches = _paths(data), None
+        files, self._batches = paths_of(data), None
         if data is None or files is not None:
             words += self._file_words(files or [], heldout, tokenizer, out)
             tokenizer = None
-        elif _is_tokens(data):
+        elif is_tokens(data):
             native["ids"], native["heldout_ids"] = data, heldout
             tokenizer, vocab_size = self._vocabulary(data, heldout, tokenizer, vocab_size, model)
         else:
@@ -312,7 +140,7 @@ class Trainer:
             self._batches.skip_to(self.num_steps * self._grad_accum)
 
     def _file_words(self, files, heldout, tokenizer, out) -> List[str]:
-        held = [] if heldout is None else _paths(heldout)
+        held = [] if heldout is None else paths_of(heldout)
         if held is None:
             raise TypeError(f"[train] heldout: expected files, as data, got {type(heldout).__name__}")
         words = [f"--data={path}" for path in files] + [f"--heldout={path}" for path in held]
@@ -328,7 +156,7 @@ class Trainer:
 
     @staticmethod
     def _vocabulary(data, heldout, tokenizer, vocab_size, model):
-        tokenizer = Tokenizer.load(tokenizer) if _is_path(tokenizer) else tokenizer
+        tokenizer = Tokenizer.load(tokenizer) if is_path(tokenizer) else tokenizer
         if vocab_size is None and tokenizer is not None:
             vocab_size = tokenizer.vocab_size
         if vocab_size is None and model is not None:
@@ -347,15 +175,15 @@ class Trainer:
             raise TypeError("[train] model: expected one beside batches of your own, got None")
         limited = flags["max_steps"] or flags["max_seconds"]
         window = flags["grad_accum"] or 1
-        self._batches = _Batches(data, window, bool(limited))
+        self._batches = Batches(data, window, bool(limited))
         native["batches"] = self._batches
         if not limited and hasattr(data, "__len__"):
             words.append(f"--max-steps={max(1, len(data) // window)}")
         if heldout is not None:
             held = list(heldout)
-            native["heldout_batches"] = lambda index: _batch_parts(held[index])
+            native["heldout_batches"] = lambda index: batch_parts(held[index])
             native["num_heldout_batches"] = len(held)
-        return Tokenizer.load(tokenizer) if _is_path(tokenizer) else tokenizer
+        return Tokenizer.load(tokenizer) if is_path(tokenizer) else tokenizer
 
     def step(self) -> StepReport:
         """One optimiser step. FloatingPointError when loss or gradients stop being finite; ValueError when there is no
@@ -388,9 +216,13 @@ class Trainer:
         progress: Optional[bool] = None,
     ) -> TrainingRun:
         """Trains to the limit; see coluber.train."""
-        hooks = _Hooks(self, on_step, on_eval, on_sample, on_checkpoint, should_stop, progress)
+        hooks = Hooks(self, on_step, on_eval, on_sample, on_checkpoint, should_stop, progress)
         try:
             end = self._native.run(hooks)
+        except KeyboardInterrupt:  # while a batch was made: the step before it was the last
+            hooks.interrupted = True
+            self._native.run(hooks)
+            end = "interrupted"
         finally:
             hooks.close()
         if end == "stopped" and hooks.out_of_data:
@@ -441,70 +273,6 @@ class Trainer:
         return f"coluber.Trainer({self.num_steps} steps done, {self.model._title()}, out={self.out!r})"
 
 
-_FLAGS = (
-    "name", "heldout_share", "text_field", "separator", "preset", "d_model", "n_layer", "d_state", "d_conv", "dt_rank",
-    "expand", "norm", "untied", "dropout", "batch", "seqlen", "grad_accum", "lr", "lr_min_share", "schedule", "warmup",
-    "weight_decay", "clip", "dtype", "max_steps", "max_seconds", "eval_every", "eval_batches", "sample_every",
-    "sample_prompt", "sample_tokens", "save_every", "keep", "seed", "threads",
-)
-
-
-class _Hooks:
-    """What a run calls: the caller's functions and the bar."""
-
-    def __init__(self, trainer: Trainer, on_step, on_eval, on_sample, on_checkpoint, should_stop, progress):
-        self._trainer = trainer
-        self._on_step, self._on_eval, self._on_sample = on_step, on_eval, on_sample
-        self._on_checkpoint, self._should_stop = on_checkpoint, should_stop
-        self._bar = _bar(progress, trainer.num_steps)
-        self._loss = 0.0  # running mean
-        self.out_of_data = False
-
-    def on_step(self, *values) -> None:
-        report = self._trainer.last_step = StepReport(*values)
-        if self._bar is not None:
-            self._loss = 0.95 * self._loss + 0.05 * report.loss if self._loss else report.loss
-            self._bar.total = report.total_steps
-            self._bar.set_postfix_str(f"loss {self._loss:.3f}", refresh=False)
-            self._bar.update()
-        if self._on_step is not None:
-            self._on_step(report)
-
-    def on_eval(self, *values) -> None:
-        if self._on_eval is not None:
-            self._on_eval(EvalReport(*values))
-
-    def on_sample(self, step: int) -> None:
-        if self._on_sample is not None:
-            self._on_sample(step, self._trainer.sample())
-
-    def on_checkpoint(self, folder: str) -> None:
-        self._trainer.checkpoint = folder
-        if self._on_checkpoint is not None:
-            self._on_checkpoint(folder)
-
-    def should_stop(self) -> bool:
-        batches, count = self._trainer._batches, self._trainer._grad_accum
-        if batches is not None and not batches.has(count, self._trainer.num_steps * count):
-            self.out_of_data = True
-            return True
-        return self._should_stop is not None and bool(self._should_stop())
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _bar(progress: Optional[bool], done: int):
-    if progress is False or (progress is None and not sys.stderr.isatty()):
-        return None
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        return None
-    return tqdm(desc="training", unit="step", initial=done)
-
-
 def train(
     data=None,
     *,
@@ -546,8 +314,6 @@ def train(
     is the TrainingRun so far. TypeError for unknown options, ValueError for values that do not fit, FloatingPointError
     when loss or gradients stop being finite, MemoryError when it would not fit.
     """
-    if on_sample is None and options.get("sample_every") is None and not options.get("resume"):
-        options["sample_every"] = 0
     trainer = Trainer(data, **options)
     return trainer.run(
         on_step=on_step, on_eval=on_eval, on_sample=on_sample, on_checkpoint=on_checkpoint, should_stop=should_stop,

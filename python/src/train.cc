@@ -93,6 +93,7 @@ class TrainerObject {
     const nb::gil_scoped_release released;
     checkpoint_ = apps::take_checkpoint(flags_, *bindings_);
     apps::check_train_flags(flags_);
+    // For as long as the folder is prepared. Trainer::run takes its own: what a traceback keeps alive must not hold it.
     std::shared_ptr<TrainingLock> lock;
     if (!flags_.out.empty()) lock = apps::prepare_out(flags_, !checkpoint_.empty());
     if (own_batches) {
@@ -107,7 +108,6 @@ class TrainerObject {
       apps::remove_earlier_training(flags_.out, data_);
     TrainOptions options =
         own_batches ? batch_options(source.num_heldout_batches) : apps::train_options(flags_, *bindings_, data_);
-    options.lock = std::move(lock);
     ctx_.emplace(flags_.context());
     trainer_ =
         std::make_unique<Trainer>(*ctx_, *model_, std::move(batches), std::move(options), std::move(held), callbacks());
@@ -196,7 +196,18 @@ class TrainerObject {
   template <class... Arguments>
   void call(const char* hook, Arguments&&... arguments) {
     const nb::gil_scoped_acquire gil;
-    if (!hooks_.is_none()) hooks_.attr(hook)(std::forward<Arguments>(arguments)...);
+    if (hooks_.is_none()) return;
+    try {
+      hooks_.attr(hook)(std::forward<Arguments>(arguments)...);
+    } catch (const nb::python_error& error) {
+      note_interrupt(error);
+    }
+  }
+
+  // Ctrl-C waits until everything is saved; Python raises it again. All else goes on its way.
+  void note_interrupt(const nb::python_error& error) {
+    if (!error.matches(PyExc_KeyboardInterrupt)) throw;
+    interrupted_ = true;
   }
 
   TrainCallbacks callbacks() {
@@ -218,13 +229,13 @@ class TrainerObject {
 
   bool should_stop() {
     const nb::gil_scoped_acquire gil;
-    if (PyErr_CheckSignals() != 0) {
-      if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt) == 0) throw nb::python_error();
-      PyErr_Clear();  // raised again when everything is saved
-      interrupted_ = true;
-      return true;
+    try {
+      if (PyErr_CheckSignals() != 0) throw nb::python_error();
+      if (!interrupted_ && !hooks_.is_none()) return nb::cast<bool>(hooks_.attr("should_stop")());
+    } catch (const nb::python_error& error) {
+      note_interrupt(error);
     }
-    return !hooks_.is_none() && nb::cast<bool>(hooks_.attr("should_stop")());
+    return interrupted_;
   }
 
   CLI::App app_{"", "train"};
