@@ -1,6 +1,7 @@
 """Training: coluber.train and the Trainer behind it."""
 
 import os
+import re
 import tempfile
 from typing import Callable, Iterable, List, Optional, Sequence, Tuple, Union
 
@@ -34,6 +35,12 @@ def _words(flags) -> List[str]:
         for item in value if isinstance(value, (list, tuple)) else [value]:
             words.append(f"{flag}={item!r}" if isinstance(item, float) else f"{flag}={item}")
     return words
+
+
+def _in_our_words(text: str) -> str:
+    """A sentence of `coluber train` with its flags as keywords: --grad-accum is grad_accum."""
+    text = text.replace(" (see 'coluber --help')", "")
+    return re.sub(r"(?<![^\s(])--([a-z][a-z-]*)", lambda flag: flag[1].replace("-", "_"), text)
 
 
 class Trainer:
@@ -126,10 +133,16 @@ class Trainer:
             tokenizer, vocab_size = self._vocabulary(data, heldout, tokenizer, vocab_size, model)
         else:
             tokenizer = self._own_batches(data, heldout, tokenizer, model, flags, words, native)
-        self._native = _native.make_trainer(
-            words, self._work.name, None if model is None else model._native, tokenizer, vocab_size=vocab_size or 0,
-            num_threads=_native.get_num_threads(), **native,
-        )
+        try:
+            self._native = _native.make_trainer(
+                words, self._work.name, None if model is None else model._native, tokenizer,
+                vocab_size=vocab_size or 0, num_threads=_native.get_num_threads(), **native,
+            )
+        except (ValueError, OSError, MemoryError, NotImplementedError) as error:
+            text = str(error)
+            if _in_our_words(text) == text:
+                raise
+            raise type(error)(_in_our_words(text)) from None
         self.model = model or Model._of(self._native.model)
         if self.model.tokenizer is None:
             self.model.tokenizer = self._native.tokenizer

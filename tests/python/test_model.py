@@ -203,13 +203,12 @@ def test_eight_threads_at_once(model):
 
 def test_ctrl_c_ends_a_long_forward():
     model = small_model(d_model=64, n_layer=4)
-    ids = np.ones((1, 400_000), np.int32)
+    ids = np.ones((1, 3_000_000), np.int32)
     timer = threading.Timer(0.3, signal.raise_signal, (signal.SIGINT,))
     timer.start()
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        for _ in range(100):
-            model.forward(ids, last_token_only=True)
+        model.forward(ids, last_token_only=True)
     assert time.monotonic() - began < 10
 
 
