@@ -2,19 +2,22 @@
 
 import html
 import os
+import shutil
 import warnings
 from dataclasses import asdict
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
 
 from . import _native
-from ._native import SamplingOptions, State, Tokenizer
+from ._native import SamplingOptions, State
 from .config import ModelConfig, config_of
 from .generation import GenerationStream, PathLike, Session, is_batch, prompt_ids
 from .ops import _like
+from .tokenizer import Tokenizer
 
 __all__ = ["LossSum", "Model"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+_TOKENIZER_WORDS = ("tokenizer_config.json", "special_tokens_map.json")  # beside it, of which ids begin and end texts
 
 
 class LossSum(NamedTuple):
@@ -41,7 +44,7 @@ class Model:
     and sessions of its own. Its long calls let other threads run.
     """
 
-    __slots__ = ("_native", "_tokenizer", "path", "__weakref__")
+    __slots__ = ("_native", "_tokenizer", "_beside", "path", "__weakref__")
 
     def __init__(self, *args, **kwargs):
         raise TypeError("[model] expected Model.load(path) or Model.create(config)")
@@ -50,6 +53,7 @@ class Model:
     def _of(cls, native, tokenizer=None, path: Optional[str] = None) -> "Model":
         self = object.__new__(cls)
         self._native, self._tokenizer, self.path = native, tokenizer, path
+        self._beside = None  # the folder whose tokenizer is read when it is wanted
         return self
 
     @classmethod
@@ -59,7 +63,7 @@ class Model:
         """A folder in state-spaces or Hugging Face layout.
 
         dtype: of the matrices, "f32", "bf16", "f16", or "f64" for all of the model; None: bf16 and f16 files stay as
-        they are, others become f32. tokenizer: None: the one beside the weights, if there is one.
+        they are, others become f32. tokenizer: None: the one beside the weights, read when it is wanted.
 
         FileNotFoundError when a file or tensor is missing, ValueError when the folder contradicts itself,
         NotImplementedError for models of other kinds. What the folder leaves open is warned of.
@@ -68,10 +72,10 @@ class Model:
         native, sentences = _native.load_model(path, dtype)
         for sentence in sentences:
             warnings.warn(sentence, stacklevel=2)
-        if tokenizer is None and any(os.path.exists(os.path.join(path, name)) for name in _TOKENIZER_FILES):
-            tokenizer = path
         self = cls._of(native, None, path)
         self.tokenizer = tokenizer
+        if tokenizer is None and any(os.path.exists(os.path.join(path, name)) for name in _TOKENIZER_FILES):
+            self._beside = path
         return self
 
     @classmethod
@@ -112,10 +116,18 @@ class Model:
         self._native.save(path, layout, dtype, safetensors, max_shard_bytes)
         if self._tokenizer is not None and self._tokenizer.kind != "bytes":
             self._tokenizer.save(path)
+        for name in _TOKENIZER_FILES + _TOKENIZER_WORDS if self._beside is not None else ():
+            there, here = os.path.join(self._beside, name), os.path.join(path, name)
+            if os.path.exists(there) and os.path.realpath(there) != os.path.realpath(here):
+                shutil.copyfile(there, here)
 
     @property
     def tokenizer(self) -> Optional[Tokenizer]:
-        """What text becomes ids with; None: there is none. May be set, also by a path or "bytes"."""
+        """What text becomes ids with; None: there is none. May be set, also by a path or "bytes".
+
+        Raises what Tokenizer.load does when the one beside the weights cannot be read."""
+        if self._tokenizer is None and self._beside is not None:
+            self.tokenizer = self._beside
         return self._tokenizer
 
     @tokenizer.setter
@@ -128,7 +140,7 @@ class Model:
                 f"[tokenizer] vocabulary: expected at most {rows} tokens, the rows of the model, got "
                 f"{value.vocab_size} (it belongs to another model)"
             )
-        self._tokenizer = value
+        self._tokenizer, self._beside = value, None
 
     @property
     def config(self) -> ModelConfig:
@@ -156,7 +168,9 @@ class Model:
 
     def to(self, dtype: str) -> "Model":
         """The same model with its matrices in another dtype: a copy."""
-        return type(self)._of(self._native.to(dtype), self._tokenizer, self.path)
+        other = type(self)._of(self._native.to(dtype), self._tokenizer, self.path)
+        other._beside = self._beside
+        return other
 
     def make_state(self, batch: int = 1) -> State:
         """The state before the first token of `batch` sequences."""
@@ -265,7 +279,7 @@ class Model:
         stops = [stop] if isinstance(stop, str) else list(stop)
         if "" in stops:
             raise ValueError("[generate] stop: expected some text, got an empty one")
-        tokenizer = self._tokenizer
+        tokenizer = self.tokenizer
         if tokenizer is None and (stream == "text" or stops):
             raise ValueError(
                 "[generate] tokenizer: expected one, got None (set model.tokenizer, 'bytes' for a model of bytes, or "
@@ -314,7 +328,8 @@ class Model:
         head = "head tied to the embedding" if c.tie_embeddings else "head of its own"
         yield "vocabulary", f"{c.vocab_size:,}, {c.padded_vocab_size:,} rows, {head}"
         tokenizer = self._tokenizer
-        yield "tokenizer", "none" if tokenizer is None else f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens"
+        without = "none" if self._beside is None else "beside the weights"
+        yield "tokenizer", without if tokenizer is None else f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens"
         yield "layout", c.layout
         yield "memory", f"{self.size_bytes:,} bytes in {self.dtype}, state {self.make_state(1).size_bytes:,} bytes " \
             "a sequence"

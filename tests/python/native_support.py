@@ -5,6 +5,7 @@ import os
 import pathlib
 import struct
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -34,12 +35,8 @@ def small_model(seed=3, **changes):
 
 
 def run_program(*arguments):
-    """stdout of the command line program, as bytes."""
-    import sys
-
-    program = os.environ.get("COLUBER_PROGRAM")
-    command = [program] if program else [sys.executable, "-m", "coluber"]
-    done = subprocess.run([*command, *map(str, arguments)], capture_output=True, timeout=120)
+    """stdout of the command line program as the package has it, with the same kernels: as bytes."""
+    done = subprocess.run([sys.executable, "-m", "coluber", *map(str, arguments)], capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
 

@@ -60,7 +60,8 @@ def test_long_inputs_in_pieces_are_the_same(model):
     resets[0, 1500] = resets[1, 1024] = 1
     state, halves = model.make_state(2), model.make_state(2)
     whole = model.forward(ids, state, resets=resets)
-    parts = [model.forward(ids[:, a:b], halves, resets=resets[:, a:b]) for a, b in ((0, 1000), (1000, 2000), (2000, 2500))]
+    cuts = ((0, 1000), (1000, 2000), (2000, 2500))
+    parts = [model.forward(ids[:, a:b], halves, resets=resets[:, a:b]) for a, b in cuts]
     np.testing.assert_allclose(whole, np.concatenate(parts, 1), atol=5e-6)
     assert state.num_tokens == 2500
     np.testing.assert_allclose(model.forward(ids, resets=resets, last_token_only=True), whole[:, -1:], atol=5e-6)
@@ -113,6 +114,25 @@ def test_saves_and_loads(tmp_path, model, layout, safetensors):
     in_file, in_memory = (np.asarray(m.parameters()[name].to("f32")) for m in (small, model.to("bf16")))
     np.testing.assert_array_equal(in_file, in_memory)
     assert 0 < np.abs(small.forward(IDS) - model.forward(IDS)).max() < 0.01
+
+
+def test_the_tokenizer_beside_it_is_read_when_it_is_wanted(tmp_path):
+    own = coluber.Tokenizer.train(texts=["In the beginning was the word. " * 9], vocab_size=280)
+    made = coluber.Model.create("tiny", d_model=16, vocab_size=288, tokenizer=own)
+    made.save(tmp_path / "a")
+    loaded = coluber.Model.load(tmp_path / "a")
+    assert "beside the weights" in repr(loaded)
+    loaded.save(tmp_path / "b")
+    assert coluber.Model.load(tmp_path / "b").tokenizer == loaded.tokenizer == own and "bpe" in repr(loaded)
+    (tmp_path / "a" / "tokenizer.json").write_text("{")
+    broken = coluber.Model.load(tmp_path / "a")
+    assert np.isfinite(broken.forward(IDS)).all()
+    with pytest.raises(ValueError, match="tokenizer"):
+        broken.generate("text")
+    broken.tokenizer = "bytes"
+    assert broken.generate("text", max_tokens=2).result.ids
+    with pytest.raises(ValueError, match="another model"):
+        small_model(vocab_size=40).tokenizer = "bytes"
 
 
 def test_config():

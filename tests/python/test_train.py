@@ -37,7 +37,8 @@ def test_learns_and_tells(text, tmp_path):
     out, steps, evals, samples, folders = tmp_path / "model", [], [], [], []
     run = coluber.train(
         text, out=out, max_steps=60, lr=1e-2, tokenizer="train:270", sample_prompt="In the", sample_tokens=5, **SMALL,
-        on_step=steps.append, on_eval=evals.append, on_sample=lambda *a: samples.append(a), on_checkpoint=folders.append,
+        on_step=steps.append, on_eval=evals.append, on_sample=lambda *a: samples.append(a),
+        on_checkpoint=folders.append,
     )
     assert [s.step for s in steps] == list(range(1, 61)) and steps[-1].total_steps == 60
     assert [(s.step, s.loss) for s in steps] == run.losses
@@ -190,7 +191,8 @@ def test_ctrl_c_from_outside(text, tmp_path):
                       on_step=lambda r: print(r.step, flush=True))
         """
     )
-    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command, pipe = [sys.executable, "-c", program], subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
     assert process.stdout.readline() == "1\n"
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
