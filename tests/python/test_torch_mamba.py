@@ -96,6 +96,32 @@ def test_cache_is_the_same_however_tokens_come(d_conv, fast):
 
 
 @pytest.mark.parametrize("n_layer", [None, 2])
+def test_steps_with_gradients(n_layer):
+    torch.manual_seed(8)
+    model = ct.Mamba(8, n_layer=n_layer).double()
+    x = torch.randn(2, 4, 8, dtype=torch.float64, requires_grad=True)
+
+    def states():
+        cache = model.allocate_inference_cache(2, 4)
+        return cache if n_layer is None else [list(kind) for kind in zip(*cache.values())]
+
+    conv, ssm = states()
+    outs = []
+    for t in range(4):
+        out, conv, ssm = model.step(x[:, t : t + 1], conv, ssm)
+        outs.append(out)
+    assert error(torch.cat(outs, 1), model(x)) < 1e-12
+    got = torch.autograd.grad(outs[0].square().sum(), [x, *model.parameters()])
+    expected = torch.autograd.grad(model(x[:, :1]).square().sum(), [x, *model.parameters()])
+    assert all(error(g, e) < 1e-11 for g, e in zip(got, expected))
+    conv, ssm = states()
+    with torch.no_grad():
+        for t in range(4):
+            same, conv, ssm = model.step(x[:, t : t + 1], conv, ssm)
+            assert error(same, outs[t]) < 1e-12
+
+
+@pytest.mark.parametrize("n_layer", [None, 2])
 @pytest.mark.parametrize("fast", [True, False])
 def test_states_and_packed_rows(n_layer, fast):
     torch.manual_seed(2)
@@ -272,9 +298,7 @@ def test_module_refusals():
     states = model.allocate_inference_cache(2, 5)
     with pytest.raises(ValueError, match="step: expected one token, got 5"):
         model.step(x, *states)
-    with pytest.raises(RuntimeError, match="hidden_states: expected a tensor without gradient"):
-        model.step(x[:, :1].clone().requires_grad_(), *states)
-    with pytest.raises(ValueError, match="conv_state"):
+    with torch.no_grad(), pytest.raises(ValueError, match="conv_state"):
         model.step(x[:1, :1], *states)
     with pytest.raises(NotImplementedError, match="not built yet"):
         ct.MambaLMHeadModel(ct.MambaConfig(d_model=8, n_layer=1, vocab_size=8, ssm_cfg={"layer": "Mamba2"}))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ._autograd import autocast_dtype, is_compiling, native, once_differentiable, refuse_grad, resets_of
+from ._autograd import autocast_dtype, is_compiling, native, once_differentiable, requires_grad, resets_of
 from .causal_conv1d import _conv
 from .layer_norm import RMSNorm, layer_norm_fn
 from .selective_scan import _scan
@@ -228,11 +228,17 @@ class Mamba(nn.Module):
         batch = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
         conv_state, ssm_state = self._get_states_from_cache(inference_params, batch)
         going_on = inference_params.seqlen_offset > 0
-        if going_on and x.shape[1] == 1 and cu_seqlens is None:
-            return self.step(x, conv_state, ssm_state)[0]
+        return self._advance(x, conv_state, ssm_state, going_on, seq_idx, cu_seqlens)
+
+    def _advance(self, x, conv_state, ssm_state, going_on=True, seq_idx=None, cu_seqlens=None):
+        """Reads x after the state, or after nothing, and writes the state. Gradients flow through x and the weights, not
+        through the state, which is written in place."""
+        one = going_on and x.shape[1] == 1 and cu_seqlens is None
+        if one and self._runs_natively() and not requires_grad(x, *self._weights()):
+            return self._step(x, conv_state, ssm_state)
         before = None
-        if going_on:  # copies: the cache is written below, while backward may still want them
-            before = (conv_state[..., 1:].clone(), ssm_state.clone())
+        if going_on:  # copies: the state is written below, while backward may still want them
+            before = (conv_state[..., 1:].to(x.dtype, copy=True), ssm_state.clone())
         out, after = self._run(x, before, cu_seqlens, resets_of(seq_idx), True)
         with torch.no_grad():
             oldest = self._raw_inputs_before_window(x, conv_state, going_on, cu_seqlens)
@@ -257,23 +263,17 @@ class Mamba(nn.Module):
 
     def step(self, hidden_states, conv_state, ssm_state):
         """One token (b,1,m) -> (out (b,1,m), conv_state, ssm_state). conv_state (b,d,k), the last k inputs of the
-        convolution, and ssm_state (b,d,n) are updated in place; in a stack both are lists."""
+        convolution, and ssm_state (b,d,n) are updated in place, without gradient; in a stack both are lists."""
         self._check_input(hidden_states)
         if hidden_states.shape[1] != 1:
             raise ValueError(f"[mamba] step: expected one token, got {hidden_states.shape[1]} (forward takes several)")
-        refuse_grad(
-            "mamba", "step updates the state in place: use forward with state=, or torch.no_grad()",
-            hidden_states=hidden_states,
-        )
-        with torch.no_grad():
-            if self.n_layer is None:
-                return self._step(hidden_states, conv_state, ssm_state), conv_state, ssm_state
-            hidden, residual = hidden_states, None
-            for layer, conv, ssm in zip(self.layers, conv_state, ssm_state):
-                normed, residual = layer.norm(hidden, residual=residual, prenorm=True) if residual is not None else (
-                    layer.norm(hidden), hidden)
-                hidden = layer.mixer._step(normed, conv, ssm)
-            return self.norm_f(hidden, residual=residual), conv_state, ssm_state
+        if self.n_layer is None:
+            return self._advance(hidden_states, conv_state, ssm_state), conv_state, ssm_state
+        hidden, residual = hidden_states, None
+        for layer, conv, ssm in zip(self.layers, conv_state, ssm_state):
+            hidden, residual = layer._add_norm(layer.norm, hidden, residual)
+            hidden = layer.mixer._advance(hidden, conv, ssm)
+        return self.norm_f(hidden, residual=residual), conv_state, ssm_state
 
     def _step(self, x, conv_state, ssm_state):
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
