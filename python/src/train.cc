@@ -108,6 +108,7 @@ class TrainerObject {
       apps::remove_earlier_training(flags_.out, data_);
     TrainOptions options =
         own_batches ? batch_options(source.num_heldout_batches) : apps::train_options(flags_, *bindings_, data_);
+    num_eval_batches_ = options.eval_batches;
     ctx_.emplace(flags_.context());
     trainer_ =
         std::make_unique<Trainer>(*ctx_, *model_, std::move(batches), std::move(options), std::move(held), callbacks());
@@ -134,6 +135,7 @@ class TrainerObject {
   const Trainer& trainer() const { return *trainer_; }
   const apps::TrainData& data() const { return data_; }
   const apps::TrainFlags& flags() const { return flags_; }
+  std::int64_t num_eval_batches() const { return num_eval_batches_; }
 
  private:
   void parse(std::vector<std::string> words) {
@@ -246,6 +248,7 @@ class TrainerObject {
   std::optional<Model> model_;
   std::optional<Context> ctx_;
   std::unique_ptr<Trainer> trainer_;
+  std::int64_t num_eval_batches_ = 0;
   nb::handle hooks_ = nb::none();  // of the call that runs
   bool interrupted_ = false;
   std::atomic<bool> busy_ = false;
@@ -292,6 +295,8 @@ void bind_trainer(nb::class_<TrainerObject>& trainer) {
       .def(
           "evaluate",
           [](TrainerObject& self, nb::handle hooks) {
+            if (self.num_eval_batches() == 0)
+              throw Error(ErrorCode::kInvalidArgument, "train", "heldout: expected data to measure on, got none");
             const EvalReport r = self.use(hooks, [](Trainer& t) { return t.evaluate(); });
             return nb::make_tuple(r.step, r.loss.mean(), r.loss.num_tokens, r.bits_per_byte);
           },

@@ -125,6 +125,18 @@ def test_batches_of_ones_own():
         coluber.train(data)
 
 
+def test_an_iterable_goes_on_where_it_was(tmp_path):
+    data, done = batches(9), []
+    whole = coluber.train(data, model=small_model(), max_steps=8)
+    coluber.train(
+        data, model=small_model(), max_steps=8, out=tmp_path / "model", on_step=done.append,
+        should_stop=lambda: len(done) == 3,
+    )
+    rest = coluber.train(data, out=tmp_path / "model", resume=True, max_steps=8)
+    assert rest.losses == whole.losses
+    assert_same(rest.model, whole.model)
+
+
 def test_step_by_step(text):
     whole = coluber.train(text, max_steps=5, heldout_share=0.1, **SMALL)
     trainer = coluber.Trainer(text, max_steps=5, heldout_share=0.1, **SMALL)
@@ -136,6 +148,8 @@ def test_step_by_step(text):
     assert_same(run.model, whole.model)
     with pytest.raises(ValueError, match="out"):
         trainer.save()
+    with pytest.raises(ValueError, match="heldout"):
+        coluber.Trainer(text, max_steps=5, heldout_share=0.0, **SMALL).evaluate()
     estimate = coluber.Trainer(text, max_steps=5, **SMALL).estimate()
     assert estimate["total_steps"] == 5 and estimate["peak_bytes"] > estimate["parameter_bytes"] > 0
 
