@@ -165,8 +165,13 @@ def test_objects_hold_what_they_need():
     session.append("hello")
     assert native() is not None  # the session has it
     assert bytes(session.next() for _ in range(10)).decode(errors="replace") == expected
-    stream.close()
-    assert list(stream) == []
+
+
+def test_a_closed_stream_is_at_its_end(model):
+    with model.generate(["hello", "you"], max_tokens=1000) as stream:
+        next(stream)
+    assert list(stream) == [] and [g.finish for g in stream.results] == [None, None]
+    assert all(len(g.ids) < 5 for g in stream.partial())
     stream.close()
 
 
