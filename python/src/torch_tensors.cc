@@ -25,9 +25,35 @@ nb::object call(PyObject* function, nb::handle argument) {
   return nb::steal(result);
 }
 
+// What torch calls it.
+std::string_view torch_name(DType dtype) {
+  switch (dtype) {
+    case DType::kF32: return "float32";
+    case DType::kF64: return "float64";
+    case DType::kBF16: return "bfloat16";
+    case DType::kF16: return "float16";
+    case DType::kI32: return "int32";
+    case DType::kI64: return "int64";
+    case DType::kU8: return "uint8 or bool";
+  }
+  return "another";
+}
+
+// A capsule of the tensor's memory; what torch itself cannot share is refused in our words.
+nb::object taken(nb::handle tensor, std::string_view name) {
+  PyObject* const capsule = PyObject_CallOneArg(torch_functions().to_dlpack, tensor.ptr());
+  if (capsule != nullptr) return nb::steal(capsule);
+  PyErr_Clear();
+  std::string got = nb::cast<std::string>(nb::inst_name(tensor));
+  for (const char* fact : {"device", "layout"})
+    if (nb::hasattr(tensor, fact)) got += ", " + nb::cast<std::string>(nb::str(nb::object(tensor.attr(fact))));
+  throw nb::type_error(
+      ("[torch] " + std::string(name) + ": expected a dense torch tensor in main memory, got " + got).c_str());
+}
+
 [[noreturn]] void refuse_dtype(std::string_view op, std::string_view name, std::string_view expected, DType got) {
   throw nb::type_error(("[" + std::string(op) + "] " + std::string(name) + ": expected " + std::string(expected) +
-                        ", got " + std::string(dtype_name(got)))
+                        ", got " + std::string(torch_name(got)))
                            .c_str());
 }
 
@@ -44,7 +70,7 @@ Tensor widened(nb::handle tensor, std::string_view name) {
 
 Tensor borrow(nb::handle tensor, std::string_view name) {
   if (tensor.is_none()) return {};
-  return tensor_from(call(torch_functions().to_dlpack, tensor), name);
+  return tensor_from(taken(tensor, name), name);
 }
 
 Borrower::Borrower(std::string_view op, nb::handle first, std::string_view name) : op_(op) {
@@ -76,11 +102,11 @@ Tensor Borrower::weight(nb::handle tensor, std::string_view name) const {
 
 Tensor borrow_indices(nb::handle tensor, std::string_view name) {
   if (tensor.is_none()) return {};
-  return ids_from(call(torch_functions().to_dlpack, tensor), name);
+  return ids_from(taken(tensor, name), name);
 }
 
 Tensor borrow_writable(nb::handle tensor, std::string_view name) {
-  return writable_from(call(torch_functions().to_dlpack, tensor), name);
+  return writable_from(taken(tensor, name), name);
 }
 
 bool is_complex(nb::handle tensor) {

@@ -362,6 +362,46 @@ def test_generate():
     assert stopped.shape[1] <= 6
 
 
+def test_threads_share_a_module():
+    import threading
+
+    model = ct.Mamba(16)
+    x = torch.randn(2, 40, 16)
+    expected = model(x).detach()
+    (grad,) = torch.autograd.grad(model(x.requires_grad_()).sum(), x)
+    same = []
+
+    def work():
+        own = x.detach().clone().requires_grad_()
+        for _ in range(10):
+            out = model(own)
+            same.append(torch.equal(out, expected) and torch.equal(torch.autograd.grad(out.sum(), own)[0], grad))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(same) == 80 and all(same)
+
+
+@pytest.mark.parametrize("rms_norm", [True, False])
+def test_fused_norms_and_mlp(rms_norm):
+    torch.manual_seed(9)
+    make = lambda fused: ct.MambaLMHeadModel(  # noqa: E731
+        ct.MambaConfig(
+            d_model=16, d_intermediate=32, n_layer=2, vocab_size=20, rms_norm=rms_norm, fused_add_norm=fused,
+            tie_embeddings=False,
+        )
+    )
+    fused, plain = make(True), make(False)
+    plain.load_state_dict(fused.state_dict())
+    ids = torch.randint(0, 20, (2, 7))
+    assert error(fused(ids).logits, plain(ids).logits) < 1e-5
+    assert fused(ids, num_last_tokens=2).logits.shape == (2, 2, 24)
+    assert {"backbone.layers.0.mlp.fc1.weight", "backbone.layers.1.norm2.weight"} <= fused.state_dict().keys()
+
+
 WORKER = """
 import os, sys, torch, torch.distributed as dist
 from coluber.torch import Mamba

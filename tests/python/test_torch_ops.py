@@ -325,9 +325,9 @@ def refused(kind, match, function, *args, **kwargs):
 def test_refusals():
     u, delta, A, B, C, D, z, bias = scan_inputs(dtype=torch.float32)
     scan, conv = ct.selective_scan_fn, ct.causal_conv1d_fn
-    refused(TypeError, "u: expected a floating dtype, got i32", scan, u.int(), delta, A, B, C)
-    refused(TypeError, "delta: expected float32 or 16 bits, got f64", scan, u, delta.double(), A, B, C)
-    refused(TypeError, "A: expected float64", scan, u.double(), delta.double(), A, B, C)
+    refused(TypeError, "u: expected a floating dtype, got int32", scan, u.int(), delta, A, B, C)
+    refused(TypeError, "delta: expected float32 or 16 bits, got float64", scan, u, delta.double(), A, B, C)
+    refused(TypeError, "A: expected float64 as the first input, got float32", scan, u.double(), delta.double(), A, B, C)
     refused(ValueError, r"u: expected \(b,d,l\)", scan, u[0], delta, A, B, C)
     refused(ValueError, "expected", scan, u, delta[..., 1:], A, B, C)
     refused(ValueError, "expected", scan, u, delta, A[1:], B, C)
@@ -338,6 +338,9 @@ def test_refusals():
     refused(ValueError, "expected", scan, u, delta, A, B, C, delta_bias=bias[1:])
     refused(TypeError, "delta_sofplus", scan, u, delta, A, B, C, delta_sofplus=True)
     refused(TypeError, "expected a tensor, got None", scan, None, delta, A, B, C)
+    refused(TypeError, "delta: expected a dense torch tensor in main memory, got torch.Tensor, meta", scan, u, delta.to("meta"), A, B, C)
+    refused(TypeError, "u: expected a dense torch tensor in main memory, got list", scan, [1.0], delta, A, B, C)
+    refused(TypeError, "sparse", scan, u.to_sparse(), delta, A, B, C)
     refused(ValueError, "expected", conv, u, torch.randn(5, 4))
     refused(NotImplementedError, "activation: expected None, silu or swish, got gelu", conv, u, torch.randn(4, 4), None, activation="gelu")
     refused(ValueError, "expected", ct.rms_norm_fn, u, torch.ones(3), None)
@@ -366,6 +369,7 @@ def test_10000_calls_leave_no_memory():
     inputs = leaves(*scan_inputs(dtype=torch.float32))
     weight = torch.randn(4, 4, requires_grad=True)
     norm_weight = torch.ones(6, requires_grad=True)
+    module = ct.Mamba(4, d_state=2)
 
     def rss_pages():
         gc.collect()
@@ -375,7 +379,8 @@ def test_10000_calls_leave_no_memory():
         for _ in range(count):
             x = ct.causal_conv1d_fn(inputs[0], weight, activation="silu")
             x = ct.rms_norm_fn(x, norm_weight, None)
-            ct.selective_scan_fn(x, *inputs[1:], delta_softplus=True).sum().backward()
+            x = ct.selective_scan_fn(x, *inputs[1:], delta_softplus=True)
+            module(x.transpose(1, 2)).sum().backward()
 
     calls(500)
     before = rss_pages()
