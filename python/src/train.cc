@@ -171,11 +171,6 @@ class TrainerObject {
     } else {
       model_ = apps::create_model(flags_, data_);
     }
-    if (model_->dtype() != DType::kF32 && model_->dtype() != DType::kF64) {
-      throw Error(ErrorCode::kInvalidArgument, "train",
-                  "dtype of model: expected f32, got " + std::string(dtype_name(model_->dtype())) +
-                      " (take model.to('f32'); dtype='bf16' is for the matrix products)");
-    }
     const std::int64_t rows = model_->config().padded_vocab_size();
     if (data_.train && data_.vocab_size() > rows) {
       throw Error(ErrorCode::kInvalidArgument, "train",

@@ -79,10 +79,13 @@ def test_token_ids_and_models_of_ones_own(text):
     ids = np.frombuffer((TEXT * 40).encode(), np.uint8)
     model = small_model()
     before, loss = values(model), model.loss([list(TEXT.encode())])
-    run = coluber.train(ids, model=model, max_steps=40, lr=1e-2, batch=2, seqlen=32, heldout=ids[:300])
+    evals = []
+    run = coluber.train(
+        ids, model=model, max_steps=40, lr=1e-2, batch=2, seqlen=32, heldout=ids[:300], on_eval=evals.append
+    )
     assert run.model is model and model.loss([list(TEXT.encode())]) < 0.8 * loss
     assert any((values(model)[name] != before[name]).any() for name in before)
-    assert run.heldout_losses
+    assert evals[-1].heldout_tokens > 250  # of those 300, not of a share of the others
     fresh = coluber.train(ids.tolist(), vocab_size=256, max_steps=2, heldout_share=0.2, **SMALL)
     assert fresh.model.config.d_model == 16 and fresh.heldout_losses
     with pytest.raises(TypeError, match="vocab_size"):
