@@ -339,6 +339,40 @@ def test_hugging_face_layout(folder):
     assert error(model.double()(ids).logits, expected["logits"]) < 1e-9
 
 
+def test_epsilon_of_the_file(tmp_path):
+    import json
+    import shutil
+
+    folder = GOLDENS / "checkpoints" / "hf_mamba"
+    shutil.copytree(folder, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "layer_norm_epsilon": 0.5}))
+    model, usual = (ct.MambaLMHeadModel.from_pretrained(p) for p in (tmp_path / "model", folder))
+    assert model.backbone.norm_f.eps == model.backbone.layers[0].norm.eps == 0.5
+    ids = torch.arange(5).unsqueeze(0)
+    assert not torch.allclose(model(ids).logits, usual(ids).logits, rtol=0.1)
+
+
+def test_initial_values():
+    model = ct.Mamba(64, n_layer=4, dt_min=0.01, dt_max=0.02)
+    mixer = model.layers[2].mixer
+    assert torch.equal(mixer.A_log[5], torch.log(torch.arange(1.0, 17)))
+    assert torch.equal(mixer.D, torch.ones(128)) and mixer.dt_rank == 4
+    dt = torch.nn.functional.softplus(mixer.dt_proj.bias)
+    assert 0.0099 < dt.min() and dt.max() < 0.0201
+    assert mixer.dt_proj.weight.abs().max() <= 4**-0.5
+    bound = 128**-0.5 / 4**0.5  # of a linear layer, over the root of the number of layers
+    assert 0.9 * bound < mixer.out_proj.weight.abs().max() <= bound
+    assert [b.mixer.layer_idx for b in model.layers] == [0, 1, 2, 3]
+    constant = ct.Mamba(64, dt_init="constant", dt_scale=2.0)
+    assert torch.equal(constant.dt_proj.weight, torch.ones(128, 4))
+    assert list(constant.state_dict()) == [
+        "A_log", "D", "in_proj.weight", "conv1d.weight", "conv1d.bias", "x_proj.weight", "dt_proj.weight",
+        "dt_proj.bias", "out_proj.weight",
+    ]
+    assert ct.Mamba(8, dtype=torch.bfloat16).A_log.dtype == torch.float32
+
+
 def test_generate():
     torch.manual_seed(7)
     config = ct.MambaConfig(d_model=32, n_layer=2, vocab_size=30)
@@ -399,6 +433,9 @@ def test_fused_norms_and_mlp(rms_norm):
     ids = torch.randint(0, 20, (2, 7))
     assert error(fused(ids).logits, plain(ids).logits) < 1e-5
     assert fused(ids, num_last_tokens=2).logits.shape == (2, 2, 24)
+    mlp, x = fused.backbone.layers[0].mlp, torch.randn(3, 16)
+    value, gate = torch.split(x @ mlp.fc1.weight.t(), 128, dim=-1)  # 32 hidden features, rounded up to 128
+    assert error(mlp(x), torch.nn.functional.silu(gate) * value @ mlp.fc2.weight.t()) < 1e-5
     assert {"backbone.layers.0.mlp.fc1.weight", "backbone.layers.1.norm2.weight"} <= fused.state_dict().keys()
 
 
