@@ -90,7 +90,9 @@ def main():
 
     ways = {"coluber.torch.Mamba": (lambda: timed(lambda: model(x)), options.rounds)}
     if options.native:
-        program = subprocess.Popen([options.native, "256", "1024", "4"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        program = subprocess.Popen(
+            [options.native, "256", "1024", "4"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
 
         def native():
             program.stdin.write("\n")

@@ -93,7 +93,8 @@ if fast:
             calls.append(name)
             return function(*args, **kwargs)
         setattr(module, name, wrapper)
-    counted(mamba_ssm, "mamba_inner_fn"); counted(mamba_ssm, "selective_scan_fn"); counted(causal_conv1d, "causal_conv1d_fn")
+    counted(mamba_ssm, "mamba_inner_fn"); counted(mamba_ssm, "selective_scan_fn")
+    counted(causal_conv1d, "causal_conv1d_fn")
     counted(causal_conv1d, "causal_conv1d_update")
     counted(sys.modules["mamba_ssm.ops.triton.selective_state_update"], "selective_state_update")
 import transformers

@@ -33,10 +33,8 @@ def test_scan_goldens(case, dtype):
         for name in ("B", "C"):
             if options[name + "_kind"].startswith("constant"):
                 inputs[name] = as_complex(inputs[name])
-    inputs = {
-        name: t.to({torch.float64: torch.complex128, torch.float32: torch.complex64}[dtype] if t.is_complex() else dtype)
-        for name, t in inputs.items()
-    }
+    complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
+    inputs = {name: t.to(complex_dtype if t.is_complex() else dtype) for name, t in inputs.items()}
     given = dict(zip(inputs, leaves(*inputs.values())))
     state = given.pop("initial_state", None)
     out, last = ct.selective_scan_fn(
@@ -199,8 +197,9 @@ def test_any_strides():
     )
     conjugate = torch.complex(A, A).conj()
     B2 = normal(2, 3, 12, dtype=torch.float32)
+    resolved = conjugate.resolve_conj()
     assert torch.equal(
-        ct.selective_scan_fn(u, delta, conjugate, B2, B2), ct.selective_scan_fn(u, delta, conjugate.resolve_conj(), B2, B2)
+        ct.selective_scan_fn(u, delta, conjugate, B2, B2), ct.selective_scan_fn(u, delta, resolved, B2, B2)
     )
 
 
@@ -338,17 +337,20 @@ def test_refusals():
     refused(ValueError, "expected", scan, u, delta, A, B, C, delta_bias=bias[1:])
     refused(TypeError, "delta_sofplus", scan, u, delta, A, B, C, delta_sofplus=True)
     refused(TypeError, "expected a tensor, got None", scan, None, delta, A, B, C)
-    refused(TypeError, "delta: expected a dense torch tensor in main memory, got torch.Tensor, meta", scan, u, delta.to("meta"), A, B, C)
-    refused(TypeError, "u: expected a dense torch tensor in main memory, got list", scan, [1.0], delta, A, B, C)
+    dense = "expected a dense torch tensor in main memory, got"
+    refused(TypeError, f"delta: {dense} torch.Tensor, meta", scan, u, delta.to("meta"), A, B, C)
+    refused(TypeError, f"u: {dense} list", scan, [1.0], delta, A, B, C)
     refused(TypeError, "sparse", scan, u.to_sparse(), delta, A, B, C)
     refused(ValueError, "expected", conv, u, torch.randn(5, 4))
-    refused(NotImplementedError, "activation: expected None, silu or swish, got gelu", conv, u, torch.randn(4, 4), None, activation="gelu")
+    match = "activation: expected None, silu or swish, got gelu"
+    refused(NotImplementedError, match, conv, u, torch.randn(4, 4), activation="gelu")
     refused(ValueError, "expected", ct.rms_norm_fn, u, torch.ones(3), None)
     refused(ValueError, "rowscale", ct.rms_norm_fn, u, torch.ones(6), None, x1=u, rowscale=u[..., 0])
     refused(ValueError, "conv_state: expected", ct.causal_conv1d_update, u, torch.zeros(2, 4, 2), torch.randn(4, 4))
     state = torch.zeros(2, 4, 3)
     token = [u[..., 0], delta[..., 0], A, B[..., 0], C[..., 0]]
-    refused(RuntimeError, "x: expected a tensor without gradient", ct.selective_state_update, state, token[0].clone().requires_grad_(), *token[1:])
+    wanting = [token[0].clone().requires_grad_(), *token[1:]]
+    refused(RuntimeError, "x: expected a tensor without gradient", ct.selective_state_update, state, *wanting)
     overlapping = torch.zeros(1, 4, 3).expand(2, 4, 3)
     refused(RuntimeError, "single memory location", ct.selective_state_update, overlapping, *token)
 

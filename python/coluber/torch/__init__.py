@@ -2,8 +2,8 @@
 
     from coluber.torch import Mamba, selective_scan_fn
 
-Tensors are shared with torch by DLPack, without copies. Every function works under autograd, and with torch 2.4 or newer
-under torch.compile without graph breaks.
+Tensors are shared with torch by DLPack, without copies. Every function works under autograd, and with torch 2.4 or
+newer under torch.compile without graph breaks.
 """
 
 try:

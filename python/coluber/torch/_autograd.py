@@ -16,7 +16,7 @@ def once_differentiable(name):
     """Decorates backward(ctx, *grads): its result may be used, and a second derivative through it is refused.
 
     torch's own decorator lets a second derivative pass as zero where the incoming gradient is a constant."""
-    sentence = f"[{name}] double backward: expected first derivatives only, got a second (this op has no second derivative)"
+    sentence = f"[{name}] double backward: expected first derivatives only, got a second (there is none of this op)"
 
     def decorate(backward):
         @functools.wraps(backward)

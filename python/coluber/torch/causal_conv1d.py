@@ -83,7 +83,8 @@ def causal_conv1d_update(
     x, out: (b,d) or (b,d,l). conv_state: (b,d,s) with s >= k-1, the last s inputs, oldest first. weight: (d,k).
     cache_seqlens (b,) int32: conv_state is a circular buffer whose next place is cache_seqlens % s.
     conv_state_indices (b,) int32: rows of a larger conv_state; -1: no row, the output is 0."""
-    refuse_grad("causal_conv1d_update", "it updates the state in place: use causal_conv1d_fn", x=x, conv_state=conv_state)
+    hint = "it updates the state in place: use causal_conv1d_fn"
+    refuse_grad("causal_conv1d_update", hint, x=x, conv_state=conv_state)
     silu = _silu(activation)
     if conv_state.dim() != 3:
         raise ValueError(f"[causal_conv1d_update] conv_state: expected (b,d,s), got {tuple(conv_state.shape)}")

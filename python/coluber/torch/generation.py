@@ -75,7 +75,7 @@ def decode(
     streamer=None,
 ):
     """Continues input_ids (b,l) to max_length tokens, all rows of one length; stops when every row has just drawn
-    eos_token_id. teacher_outputs (b,...): these instead of drawn tokens. cg (CUDA graphs) changes nothing on the CPU."""
+    eos_token_id. teacher_outputs (b,...): these instead of drawn tokens. cg (CUDA graphs) changes nothing here."""
     if input_ids.dim() != 2 or input_ids.shape[1] == 0:
         raise ValueError(f"[generate] input_ids: expected (b,l) with a token, got {tuple(input_ids.shape)}")
     begin = time.perf_counter()
@@ -99,7 +99,8 @@ def decode(
         sequences.append(token.unsqueeze(1))
         if streamer is not None:
             streamer.put(sequences[-1].cpu())
-        if params.seqlen_offset >= max_length - 1 or (eos_token_id is not None and bool((token == eos_token_id).all())):
+        ended = eos_token_id is not None and bool((token == eos_token_id).all())
+        if ended or params.seqlen_offset >= max_length - 1:
             break
     if streamer is not None:
         streamer.end()

@@ -23,9 +23,9 @@ def _contents():
         "selective_state_update": selective_scan.selective_state_update,
         "selective_state_update_ref": reference.selective_state_update_ref,
     }
-    models = {
-        name: getattr(language_model, name) for name in ("MambaConfig", "MixerModel", "MambaLMHeadModel", "create_block")
-    }
+    model_names = ("MambaConfig", "MixerModel", "MambaLMHeadModel", "create_block")
+    models = {name: getattr(language_model, name) for name in model_names}
+    files = {name: getattr(language_model, name) for name in ("load_config_hf", "load_state_dict_hf")}
     return {
         "mamba_ssm": {
             "__version__": MAMBA_SSM_VERSION, "Mamba": mamba.Mamba,
@@ -49,7 +49,7 @@ def _contents():
         "mamba_ssm.utils.generation": {
             name: getattr(generation, name) for name in ("InferenceParams", "GenerationMixin", "decode", "sample")
         },
-        "mamba_ssm.utils.hf": {name: getattr(language_model, name) for name in ("load_config_hf", "load_state_dict_hf")},
+        "mamba_ssm.utils.hf": files,
         "causal_conv1d": {"__version__": CAUSAL_CONV1D_VERSION, **conv_names, **varlen},
         "causal_conv1d.causal_conv1d_interface": {
             **conv_names, "causal_conv1d_ref": reference.causal_conv1d_ref,
@@ -62,8 +62,9 @@ def _contents():
 def install_as_mamba_ssm():
     """Makes `import mamba_ssm` and `import causal_conv1d` give Coluber in this process.
 
-    Call it before whatever imports them; transformers binds what it finds when it imports a model. COLUBER_AS_MAMBA_SSM=1
-    in the environment does it at `import coluber`. Refuses when the published packages were imported before."""
+    Call it before whatever imports them; transformers binds what it finds when it imports a model.
+    COLUBER_AS_MAMBA_SSM=1 in the environment does it at `import coluber`. Refuses when the published packages were
+    imported before."""
     for name in ("mamba_ssm", "causal_conv1d"):
         module = sys.modules.get(name)
         if module is not None and not getattr(module, "__coluber__", False):

@@ -1,7 +1,7 @@
 """The ops as registered custom operators, coluber::*, for what traces programs: torch.compile, torch.export.
 
 Eager calls do not come here: a registered operator costs more per call than an autograd.Function. Both run the same
-native functions. Backward of the scan runs its forward pass again, whose checkpoints have no shape that could be traced.
+native functions. Backward of the scan computes the states again: its checkpoints have no shape that could be traced.
 """
 
 from typing import List, Optional, Tuple

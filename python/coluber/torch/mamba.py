@@ -231,8 +231,8 @@ class Mamba(nn.Module):
         return self._advance(x, conv_state, ssm_state, going_on, seq_idx, cu_seqlens)
 
     def _advance(self, x, conv_state, ssm_state, going_on=True, seq_idx=None, cu_seqlens=None):
-        """Reads x after the state, or after nothing, and writes the state. Gradients flow through x and the weights, not
-        through the state, which is written in place."""
+        """Reads x after the state, or after nothing, and writes the state. Gradients flow through x and the weights,
+        not through the state, which is written in place."""
         one = going_on and x.shape[1] == 1 and cu_seqlens is None
         if one and self._runs_natively() and not requires_grad(x, *self._weights()):
             return self._step(x, conv_state, ssm_state)

@@ -74,7 +74,8 @@ def selective_state_update(
 
     state: (b,d,n) or (b,h,d,n). x, dt, z, out: (b,d) or (b,h,d). A: (d,n) or (h,d,n). B, C: (b,n) or (b,g,n).
     D, dt_bias: (d,) or (h,d). state_batch_indices (b,): rows of a larger state."""
-    refuse_grad("selective_state_update", "it updates the state in place: use selective_scan_fn", x=x, dt=dt, B=B, C=C, z=z)
+    hint = "it updates the state in place: use selective_scan_fn"
+    refuse_grad("selective_state_update", hint, x=x, dt=dt, B=B, C=C, z=z)
     if state.dim() not in (3, 4):
         raise ValueError(
             f"[selective_state_update] state: expected (b,d,n) or (b,h,d,n), got {tuple(state.shape)}"
@@ -85,7 +86,9 @@ def selective_state_update(
         b, n = rows.shape[0], rows.shape[-1]
 
         def flat(tensor, axes):  # joins the axes of heads and channels
-            return tensor if tensor is None or not heads else tensor.reshape(*tensor.shape[:axes], -1, *tensor.shape[axes + 2 :])
+            if tensor is None or not heads:
+                return tensor
+            return tensor.reshape(*tensor.shape[:axes], -1, *tensor.shape[axes + 2 :])
 
         x_shape = x.shape
         h = flat(rows, 1)
