@@ -29,7 +29,7 @@ if [ "$step" = wheel ]; then
   environment build
   pip_install build 'scikit-build-core>=0.10' 'nanobind>=2.4'
   build/bin/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir . \
-    -C "build-dir=$work/wheel-{wheel_tag}" "$source" >wheel.log 2>&1 || { tail -n 60 wheel.log; exit 1; }
+    --config-settings "build-dir=$work/wheel-{wheel_tag}" "$source" >wheel.log 2>&1 || { tail -n 60 wheel.log; exit 1; }
   wheel=$(ls coluber-*.whl)
   size=$(wc -c <"$wheel")
   echo "$wheel: $size bytes"
