@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs the Debian packages of tools/packages that are missing. Works as root or through sudo, asks nothing.
-#   tools/setup.sh [build] [test] [demo]      groups; build and the optional ones are always taken
+#   tools/setup.sh [build] [test] [python] [demo]      groups; build and the optional ones are always taken
 . "$(dirname "$0")/lib.sh"
 stage packages
 list=$coluber_root/tools/packages
