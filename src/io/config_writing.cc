@@ -139,7 +139,9 @@ Ordered hugging_face_json(const ModelConfig& config, CheckpointLayout layout) {
   json["residual_in_fp32"] = config.residual_in_fp32;
   json["tie_word_embeddings"] = config.tie_embeddings;
   json["initializer_range"] = config.initializer_range;
-  json["rescale_prenorm_residual"] = config.rescale_prenorm_residual;
+  // Only says how weights begin. transformers 5 begins out_proj anew after it has loaded it where this is true, so a
+  // file of weights says false, as published ones do.
+  json["rescale_prenorm_residual"] = false;
   json["bos_token_id"] = token(config.bos_token_id);
   json["eos_token_id"] = token(config.eos_token_id);
   json["pad_token_id"] = token(config.pad_token_id);

@@ -63,7 +63,9 @@ TEST(ConfigJson, RoundTripOfPresets) {
     for (const Layout layout : {Layout::kStateSpaces, Layout::kHfMamba}) {
       ModelConfig config = model_preset(name);
       config.layout = layout;
-      EXPECT_EQ(round_trip(config, layout), config) << name;
+      ModelConfig expected = config;
+      if (layout == Layout::kHfMamba) expected.rescale_prenorm_residual = false;  // transformers would rescale again
+      EXPECT_EQ(round_trip(config, layout), expected) << name;
     }
   }
 }
