@@ -8,6 +8,8 @@
 #include <string>
 #include <string_view>
 
+#include "coluber/device.h"
+
 namespace coluber {
 
 class Arena;
@@ -47,16 +49,16 @@ class Context {
   Algorithm algorithm_;
 };
 
-// Bytes held by tensors now and at most since the last reset, and bytes kept for reuse. The process-wide figures behind
-// `train`'s memory estimate and `bench`'s report.
+// Bytes held by tensors of a device now and at most since the last reset, and bytes kept for reuse. The process-wide
+// figures behind `train`'s memory estimate and `bench`'s report.
 struct MemoryStats {
   std::int64_t live_bytes = 0;
   std::int64_t peak_bytes = 0;
   std::int64_t cached_bytes = 0;
 };
-MemoryStats memory_stats();
-void reset_memory_peak();
-void release_cached_memory();
+MemoryStats memory_stats(Device device = kCpuDevice);
+void reset_memory_peak(Device device = kCpuDevice);
+void release_cached_memory(Device device = kCpuDevice);
 
 // Instruction set of the CPU kernels: "base", "avx2" or "avx512". Chosen once, the best that this machine has;
 // COLUBER_ISA=base|avx2|avx512 forces a lower one.

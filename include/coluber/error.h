@@ -19,6 +19,7 @@ enum class ErrorCode {
   kUnsupported,      // well-formed, but this build or machine cannot do it
   kOutOfMemory,      // an allocation failed
   kNumeric,          // NaN or infinity where a number was needed
+  kDevice,           // a GPU or its driver reported a failure
   kInternal,         // a bug of ours
 };
 

@@ -75,7 +75,8 @@ class Tensor {
   // No other handle shares the memory, and it is not borrowed: writing to it surprises nobody.
   bool is_sole_owner() const { return owner_ != nullptr && owner_.use_count() == 1; }
 
-  // Pointer to the first element; the typed form throws kInvalidArgument when T is not the dtype.
+  // Pointer to the first element, in the memory of device(); the typed form throws kInvalidArgument when T is not the
+  // dtype.
   void* raw() const { return data_; }
   template <class T>
   T* data() const {
@@ -97,10 +98,11 @@ class Tensor {
   Tensor clone() const;                        // contiguous, new memory
   Tensor contiguous() const;                   // itself when contiguous already
   Tensor to(DType dtype) const;                // itself when of that dtype; floats round to nearest even
-  void copy_from(const Tensor& source) const;  // same shape; converts between dtypes
+  Tensor to(Device device) const;              // itself when there already
+  void copy_from(const Tensor& source) const;  // same shape; converts between dtypes and devices
   void fill(double value) const;
 
-  // Element by element access for tests and small things; any float or integer dtype.
+  // Element by element access for tests and small things; any float or integer dtype, any device.
   double at(std::initializer_list<std::int64_t> index) const;
   void set(std::initializer_list<std::int64_t> index, double value) const;
 
@@ -108,6 +110,8 @@ class Tensor {
   static Tensor copy_of(const void* data, std::size_t count, const Shape& shape, DType dtype);
   void require_dtype(DType dtype) const;
   std::int64_t offset_of(std::initializer_list<std::int64_t> index) const;
+  Tensor element(std::initializer_list<std::int64_t> index) const;
+  void copy_across(const Tensor& source) const;
 
   void* data_ = nullptr;
   Shape shape_{0};

@@ -41,6 +41,7 @@ PyObject* exception_type(ErrorCode code) {
     case ErrorCode::kUnsupported: return PyExc_NotImplementedError;
     case ErrorCode::kOutOfMemory: return PyExc_MemoryError;
     case ErrorCode::kNumeric: return PyExc_FloatingPointError;
+    case ErrorCode::kDevice:
     case ErrorCode::kInternal: return PyExc_RuntimeError;
   }
   return PyExc_RuntimeError;
@@ -118,7 +119,9 @@ void bind_runtime(nb::module_& m) {
         return d;
       },
       "Bytes held by tensors now, at most since the start, and kept for reuse.");
-  m.def("release_cached_memory", &release_cached_memory, "Gives memory that is kept for reuse back to the system.");
+  m.def(
+      "release_cached_memory", [] { release_cached_memory(); },
+      "Gives memory that is kept for reuse back to the system.");
 }
 
 }  // namespace coluber::python

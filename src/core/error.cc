@@ -13,6 +13,7 @@ std::string_view error_code_name(ErrorCode code) {
     case ErrorCode::kUnsupported: return "unsupported";
     case ErrorCode::kOutOfMemory: return "out_of_memory";
     case ErrorCode::kNumeric: return "numeric";
+    case ErrorCode::kDevice: return "device";
     case ErrorCode::kInternal: return "internal";
   }
   return "internal";

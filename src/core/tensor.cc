@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/cuda.h"
 #include "core/memory.h"
 
 namespace coluber {
@@ -72,19 +73,18 @@ bool operator==(const Shape& a, const Shape& b) {
 }
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
-  if (device.type != DeviceType::kCpu) {
-    refuse_value(ErrorCode::kUnsupported, "tensor", "device", "cpu", device_name(device),
-                 "this build has no backend for it");
-  }
   const std::int64_t bytes = checked_size_bytes(shape, dtype);
-  std::shared_ptr<void> memory = allocate_cpu(std::max<std::int64_t>(bytes, 1));
+  std::shared_ptr<void> memory = allocate(std::max<std::int64_t>(bytes, 1), device);
   void* data = memory.get();
   return from_memory(data, shape, dtype, std::move(memory), device);
 }
 
 Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
   Tensor t = empty(shape, dtype, device);
-  std::memset(t.data_, 0, static_cast<std::size_t>(t.size_bytes()));
+  if (device.is_cpu())
+    std::memset(t.data_, 0, static_cast<std::size_t>(t.size_bytes()));
+  else
+    cuda::fill_bytes(t.data_, device.index, 0, t.size_bytes());
   return t;
 }
 

@@ -6,6 +6,7 @@
 
 #include "coluber/tensor.h"
 #include "core/check.h"
+#include "core/cuda.h"
 
 namespace coluber {
 namespace {
@@ -111,12 +112,32 @@ Tensor Tensor::to(DType dtype) const {
   return t;
 }
 
+Tensor Tensor::to(Device device) const {
+  if (!defined() || device == device_) return *this;
+  Tensor t = empty(shape_, dtype_, device);
+  t.copy_from(*this);
+  return t;
+}
+
+// Between devices bytes travel as they are: layouts and dtypes change on the side of the source.
+void Tensor::copy_across(const Tensor& source) const {
+  if (is_contiguous() && source.is_contiguous() && dtype_ == source.dtype_) {
+    cuda::copy_bytes(data_, device_, source.data_, source.device_, size_bytes());
+  } else if (is_contiguous()) {
+    copy_across(source.to(dtype_).contiguous());
+  } else {
+    copy_from(source.to(device_));
+  }
+}
+
 void Tensor::copy_from(const Tensor& source) const {
   if (!(shape_ == source.shape_)) {
     refuse_value(ErrorCode::kInvalidArgument, "tensor", "shape of a copy", shape_.to_string(),
                  source.shape_.to_string());
   }
   if (numel() == 0) return;
+  if (!(device_ == source.device_)) return copy_across(source);
+  if (!device_.is_cpu()) return cuda::copy_tensor(*this, source);
   if (dtype_ == source.dtype_ && is_contiguous() && source.is_contiguous()) {
     std::memmove(data_, source.data_, static_cast<std::size_t>(size_bytes()));
     return;
@@ -139,6 +160,7 @@ void Tensor::copy_from(const Tensor& source) const {
 }
 
 void Tensor::fill(double value) const {
+  if (!device_.is_cpu()) return cuda::fill_tensor(*this, value);
   visit_dtype(dtype_, [&](auto to) {
     using To = decltype(to);
     To element;
@@ -167,13 +189,20 @@ std::int64_t Tensor::offset_of(std::initializer_list<std::int64_t> index) const 
   return offset;
 }
 
+// The one element as a tensor without axes.
+Tensor Tensor::element(std::initializer_list<std::int64_t> index) const {
+  return with_strides({}, {}, offset_of(index));
+}
+
 double Tensor::at(std::initializer_list<std::int64_t> index) const {
+  if (!device_.is_cpu()) return element(index).to(kCpuDevice).at({});
   const std::int64_t offset = offset_of(index);
   return visit_dtype(dtype_,
                      [&](auto t) { return load<decltype(t)>(static_cast<const decltype(t)*>(data_) + offset); });
 }
 
 void Tensor::set(std::initializer_list<std::int64_t> index, double value) const {
+  if (!device_.is_cpu()) return element(index).fill(value);
   const std::int64_t offset = offset_of(index);
   visit_dtype(dtype_, [&](auto t) { store<decltype(t)>(static_cast<decltype(t)*>(data_) + offset, value); });
 }

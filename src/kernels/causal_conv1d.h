@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "core/cuda.h"
 #include "kernels/sequence_range.h"
 #include "kernels/view.h"
 
@@ -18,30 +19,31 @@ namespace coluber {
 class Arena;
 class ThreadPool;
 
-template <class T>
+// T is what the tokens' numbers are stored in, P what parameters and states are (kernels/selective_scan.h).
+template <class T, class P = T>
 struct CausalConv1dParams {
   std::int64_t d = 0, k = 0;
   bool silu = false, reverse = false;
-  View<const T, 3> x;                  // (b,l,d)
-  View<const T, 2> weight;             // (d,k)
-  const T* bias = nullptr;             // (d), optional
-  View<const std::uint8_t, 2> resets;  // (b,l), optional
-  const SequenceRange* sequences = nullptr;
+  View<const T, 3> x;                        // (b,l,d)
+  View<const P, 2> weight;                   // (d,k)
+  const P* bias = nullptr;                   // (d), optional
+  View<const std::uint8_t, 2> resets;        // (b,l), optional
+  const SequenceRange* sequences = nullptr;  // on a GPU in its memory, or null: the b rows are the sequences
   std::int64_t num_sequences = 0;
-  View<const T, 3> state_in;  // (s,d,k-1), optional
-  View<T, 3> state_out;       // (s,d,k-1), optional, may be state_in; forward only
+  View<const P, 3> state_in;  // (s,d,k-1), optional
+  View<P, 3> state_out;       // (s,d,k-1), optional, may be state_in; forward only
   View<T, 3> y;               // (b,l,d); forward only
 };
 
 // Overwritten; absent ones are not wanted.
-template <class T>
+template <class T, class P = T>
 struct CausalConv1dGradParams {
   View<const T, 3> grad_y;          // (b,l,d)
-  View<const T, 3> grad_state_out;  // (s,d,k-1), optional
+  View<const P, 3> grad_state_out;  // (s,d,k-1), optional
   View<T, 3> grad_x;                // (b,l,d)
-  View<T, 2> grad_weight;           // (d,k)
-  T* grad_bias = nullptr;           // (d), optional
-  View<T, 3> grad_state_in;         // (s,d,k-1), optional
+  View<P, 2> grad_weight;           // (d,k)
+  P* grad_bias = nullptr;           // (d), optional
+  View<P, 3> grad_state_in;         // (s,d,k-1), optional
 };
 
 namespace cpu {
@@ -52,4 +54,15 @@ void causal_conv1d_backward(ThreadPool& threads, Arena& scratch, const CausalCon
                             const CausalConv1dGradParams<float>& g);
 
 }  // namespace cpu
+
+namespace cuda {
+
+// T: float, bfloat16 or float16. All memory is the device's; otherwise as above.
+template <class T>
+void causal_conv1d_forward(const Stream& stream, const CausalConv1dParams<T, float>& p);
+template <class T>
+void causal_conv1d_backward(const Stream& stream, const CausalConv1dParams<T, float>& p,
+                            const CausalConv1dGradParams<T, float>& g);
+
+}  // namespace cuda
 }  // namespace coluber

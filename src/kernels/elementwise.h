@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/cuda.h"
 #include "kernels/view.h"
 
 namespace coluber {
@@ -40,4 +41,22 @@ double sum_of_squares(ThreadPool& threads, Arena& scratch, View<const float, 2> 
 void dropout(ThreadPool& threads, const DropoutParams<float>& p);
 
 }  // namespace cpu
+
+namespace cuda {
+
+// T: float, bfloat16 or float16; computed in f32 and rounded once. All memory is the device's.
+template <class T>
+void add(const Stream& stream, View<T, 2> accumulator, View<const T, 2> x, float scale);
+template <class T>
+void scale(const Stream& stream, View<T, 2> x, float scale);
+void neg_exp(const Stream& stream, const float* x, float* y, std::int64_t n);
+template <class T>
+void multiply(const Stream& stream, const T* a, const T* b, T* y, std::int64_t n);
+// Adds to *sum, in device memory, in a fixed order.
+template <class T>
+void sum_of_squares(const Stream& stream, View<const T, 2> x, double* sum);
+template <class T>
+void dropout(const Stream& stream, const DropoutParams<T>& p);
+
+}  // namespace cuda
 }  // namespace coluber

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "coluber/dtype.h"
+#include "core/cuda.h"
 #include "kernels/view.h"
 
 namespace coluber {
@@ -27,12 +28,12 @@ struct EmbeddingParams {
   T* y = nullptr;  // (tok,m)
 };
 
-template <class T>
+template <class T, class P = T>
 struct EmbeddingGradParams {
   std::int64_t tok = 0, v = 0, m = 0;
   const std::int32_t* ids = nullptr;  // (tok), in [0, v)
   View<const T, 2> grad_y;            // (tok,m), rows contiguous
-  View<T, 2> grad_table;              // (v,m), rows contiguous; added to
+  View<P, 2> grad_table;              // (v,m), rows contiguous; added to
 };
 
 namespace cpu {
@@ -41,4 +42,15 @@ void embedding_forward(ThreadPool& threads, const EmbeddingParams<float>& p);
 void embedding_backward(ThreadPool& threads, Arena& scratch, const EmbeddingGradParams<float>& p);
 
 }  // namespace cpu
+
+namespace cuda {
+
+// T: float, bfloat16 or float16. `ids` outside of [0, v) set *bad_id (one flag in device memory) and read as row 0.
+template <class T>
+void embedding_forward(const Stream& stream, const EmbeddingParams<T>& p, std::int64_t v, int* bad_id);
+// grad_y of T, grad_table f32.
+template <class T>
+void embedding_backward(const Stream& stream, const EmbeddingGradParams<T, float>& p);
+
+}  // namespace cuda
 }  // namespace coluber

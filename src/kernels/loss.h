@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "core/cuda.h"
+
 namespace coluber {
 
 template <class T>
@@ -29,4 +31,12 @@ namespace cpu {
 void cross_entropy_rows(const CrossEntropyRowsParams<float>& params);
 
 }  // namespace cpu
+
+namespace cuda {
+
+// T: float, bfloat16 or float16. `loss` is double, sums and exponentials are f32 with a compensated row sum.
+template <class T>
+void cross_entropy_rows(const Stream& stream, const CrossEntropyRowsParams<T>& params);
+
+}  // namespace cuda
 }  // namespace coluber

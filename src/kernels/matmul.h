@@ -17,6 +17,7 @@
 #include <string_view>
 
 #include "coluber/dtype.h"
+#include "core/cuda.h"
 
 namespace coluber {
 
@@ -85,4 +86,27 @@ bool has_bf16_products();  // else bf16 products are rounded factors multiplied 
                            // f32
 
 }  // namespace cpu
+
+namespace cuda {
+
+// A matrix of any float dtype but f64, rows contiguous and `ld` elements apart.
+struct Matrix {
+  void* data = nullptr;
+  std::int64_t rows = 0, columns = 0, ld = 0;
+  DType dtype = DType::kF32;
+};
+
+// c = a b (+ bias over columns) (+ c when accumulate), where a and b may be read transposed. Sums are f32. With f32
+// factors the products are f32 (no tf32); factors of two dtypes are refused. Library: cuBLASLt, loaded at the first
+// call. Up to kSkinnyRows rows of a, against b transposed, are ours: they read b once at the speed of memory.
+struct MatmulParams {
+  Matrix a, b, c;
+  bool transpose_a = false, transpose_b = false, accumulate = false;
+  const float* bias = nullptr;  // (columns of c), optional
+};
+void matmul(const Stream& stream, const MatmulParams& params);
+// (n) = column sums of a (m,n).
+void column_sums(const Stream& stream, const Matrix& a, float* sums, bool accumulate);
+
+}  // namespace cuda
 }  // namespace coluber

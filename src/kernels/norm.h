@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "coluber/config.h"
+#include "core/cuda.h"
 #include "kernels/view.h"
 
 namespace coluber {
@@ -19,31 +20,33 @@ namespace coluber {
 class Arena;
 class ThreadPool;
 
-// Rows are contiguous in their channels.
-template <class T>
+// Rows are contiguous in their channels. X is what x is stored in, T what y and z are, P what the residual stream and
+// parameters are: one type on a CPU; on a GPU X and T may be 16 bits wide where P is f32. Sums are computed in P.
+template <class X, class T = X, class P = X>
 struct NormParams {
   std::int64_t rows = 0, m = 0;
   std::int64_t group = 0;  // channels of a group, a divisor of m
   NormKind kind = NormKind::kRms;
-  T eps = 0;
+  P eps = 0;
   bool norm_before_gate = false;
-  View<const T, 2> x;         // (rows,m)
-  View<const T, 2> residual;  // optional
+  View<const X, 2> x;         // (rows,m)
+  View<const P, 2> residual;  // optional
   View<const T, 2> z;         // optional
-  const T* weight = nullptr;  // (m), optional
-  const T* bias = nullptr;    // (m), optional
+  const P* weight = nullptr;  // (m), optional
+  const P* bias = nullptr;    // (m), optional
   View<T, 2> y;               // forward only
-  View<T, 2> residual_out;    // r, optional; forward only
+  View<P, 2> residual_out;    // r, optional; forward only
 };
 
-template <class T>
+template <class X, class T = X, class P = X>
 struct NormGradParams {
   View<const T, 2> grad_y;             // (rows,m)
-  View<const T, 2> grad_residual_out;  // optional
-  View<T, 2> grad_x;                   // overwritten, like the others
+  View<const P, 2> grad_residual_out;  // optional
+  View<X, 2> grad_x;                   // overwritten, like the others
+  View<P, 2> grad_residual;            // optional, GPU: the same numbers, where residual is not stored like x
   View<T, 2> grad_z;                   // optional
-  T* grad_weight = nullptr;            // (m), optional
-  T* grad_bias = nullptr;              // (m), optional
+  P* grad_weight = nullptr;            // (m), optional
+  P* grad_bias = nullptr;              // (m), optional
 };
 
 namespace cpu {
@@ -52,4 +55,15 @@ void norm_forward(ThreadPool& threads, Arena& scratch, const NormParams<float>& 
 void norm_backward(ThreadPool& threads, Arena& scratch, const NormParams<float>& p, const NormGradParams<float>& g);
 
 }  // namespace cpu
+
+namespace cuda {
+
+// (X, T): (float, float), (bfloat16, bfloat16), (float16, float16), and for the first norm of a stack, whose x is the
+// residual stream itself, (float, bfloat16) and (float, float16). All memory is the device's.
+template <class X, class T>
+void norm_forward(const Stream& stream, const NormParams<X, T, float>& p);
+template <class X, class T>
+void norm_backward(const Stream& stream, const NormParams<X, T, float>& p, const NormGradParams<X, T, float>& g);
+
+}  // namespace cuda
 }  // namespace coluber

@@ -9,6 +9,8 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/cuda.h"
+
 namespace coluber {
 
 class ThreadPool;
@@ -32,4 +34,11 @@ namespace cpu {
 void adamw_step(ThreadPool& threads, const AdamWParams<float>& p);
 
 }  // namespace cpu
+
+namespace cuda {
+
+// Many tensors in one launch; all share the numbers of `tensors[0]` but for sizes, pointers and weight_decay.
+void adamw_step(const Stream& stream, const AdamWParams<float>* tensors, std::int64_t count);
+
+}  // namespace cuda
 }  // namespace coluber

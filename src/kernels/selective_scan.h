@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "core/cuda.h"
 #include "kernels/sequence_range.h"
 #include "kernels/view.h"
 
@@ -18,36 +19,38 @@ namespace coluber {
 class Arena;
 class ThreadPool;
 
-template <class T>
+// T is what the tokens' numbers are stored in, P what parameters and states are: the same on a CPU; on a GPU T may be
+// 16 bits wide where P is f32. Sums and exponentials are computed in P.
+template <class T, class P = T>
 struct SelectiveScanParams {
   std::int64_t d = 0, n = 0;
   bool is_complex = false;  // A, constant B and C, and states hold re, im pairs: n states take 2n elements
   bool dt_softplus = false, reverse = false;
   View<const T, 3> u, dt, z;  // (b,l,d)
-  View<const T, 2> A;         // (d,n e), e = 1 or 2 elements per state; contiguous rows
+  View<const P, 2> A;         // (d,n e), e = 1 or 2 elements per state; contiguous rows
   View<const T, 4> B, C;      // (b,l,g,n e); constant ones have g = d and strides 0 for b and l
   bool B_is_constant = false, C_is_constant = false;
-  const T* D = nullptr;        // (d)
-  const T* dt_bias = nullptr;  // (d)
+  const P* D = nullptr;        // (d)
+  const P* dt_bias = nullptr;  // (d)
   View<const std::uint8_t, 2> resets;
-  const SequenceRange* sequences = nullptr;
+  const SequenceRange* sequences = nullptr;  // on a GPU in its memory, or null: the b rows are the sequences
   std::int64_t num_sequences = 0;
-  View<const T, 3> state_in;  // (s,d,n e)
-  View<T, 3> state_out;       // (s,d,n e), may be state_in
+  View<const P, 3> state_in;  // (s,d,n e)
+  View<P, 3> state_out;       // (s,d,n e), may be state_in
   View<T, 3> y;               // (b,l,d)
 };
 
 // Absent ones are not wanted. Those of constant B and C have strides 0 along b and l.
-template <class T>
+template <class T, class P = T>
 struct SelectiveScanGradParams {
   View<const T, 3> grad_y;          // (b,l,d)
-  View<const T, 3> grad_state_out;  // (s,d,n e)
+  View<const P, 3> grad_state_out;  // (s,d,n e)
   View<T, 3> grad_u, grad_dt, grad_z;
-  View<T, 2> grad_A;          // (d,n e)
+  View<P, 2> grad_A;          // (d,n e)
   View<T, 4> grad_B, grad_C;  // shaped like B and C; constant: (1,1,d,n e)
-  T* grad_D = nullptr;
-  T* grad_dt_bias = nullptr;
-  View<T, 3> grad_state_in;
+  P* grad_D = nullptr;
+  P* grad_dt_bias = nullptr;
+  View<P, 3> grad_state_in;
 };
 
 namespace cpu {
@@ -64,4 +67,18 @@ void selective_scan_backward(ThreadPool& threads, Arena& scratch, const Selectiv
                              const float* checkpoints, const SelectiveScanGradParams<float>& g);
 
 }  // namespace cpu
+
+namespace cuda {
+
+// T: float, bfloat16 or float16. All memory is the device's. u, dt, z, y, B and C must be contiguous in their last
+// axis; rows may start anywhere (wide loads are taken where alignment allows). Otherwise as above.
+template <class T>
+std::int64_t selective_scan_checkpoint_elems(const Stream& stream, const SelectiveScanParams<T, float>& p);
+template <class T>
+void selective_scan_forward(const Stream& stream, const SelectiveScanParams<T, float>& p, float* checkpoints);
+template <class T>
+void selective_scan_backward(const Stream& stream, const SelectiveScanParams<T, float>& p, const float* checkpoints,
+                             const SelectiveScanGradParams<T, float>& g);
+
+}  // namespace cuda
 }  // namespace coluber

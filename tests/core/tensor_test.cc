@@ -55,10 +55,8 @@ TEST(Tensor, RefusesImpossibleSizes) {
               Tensor::empty({1 << 30, 1 << 30, 4}, DType::kF32);
             }),
             "[tensor] shape: expected fewer than 2^63 bytes, got (1073741824, 1073741824, 4)");
-  EXPECT_EQ(refusal([] {
-              Tensor::empty({2}, DType::kF32, {DeviceType::kCuda, 1});
-            }),
-            "[tensor] device: expected cpu, got cuda:1 (this build has no backend for it)");
+  const Device missing{DeviceType::kCuda, 63};  // the sentence depends on the build and the machine
+  EXPECT_THROW(Tensor::empty({1}, DType::kF32, missing), Error);
   EXPECT_EQ(refusal([] {
               Tensor::of<float>({3}, {1, 2});
             }),

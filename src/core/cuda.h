@@ -1,0 +1,50 @@
+// What the library asks of an NVIDIA GPU below its kernels: is there one, memory, copies, streams.
+//
+// Work on a GPU is asynchronous and runs in the order of a stream. Every host thread has a current stream per device
+// (StreamScope, coluber/device.h): tensors are allocated, copied and freed in its order, and ops hand it to their
+// kernels. Memory that one stream gave back is only handed out again to the same stream, so no reuse can overtake work
+// that is still reading it. A tensor that goes from one stream to another must be waited for by whoever hands it over.
+//
+// Implemented by core/cuda/ where the build has CUDA, by core/no_cuda/ elsewhere: there device_count() is 0 and all
+// that needs a device refuses with kUnsupported.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "coluber/context.h"
+#include "coluber/device.h"
+#include "coluber/dtype.h"
+#include "coluber/tensor.h"
+
+namespace coluber::cuda {
+
+struct Stream {
+  int device = 0;
+  void* handle = nullptr;  // a cudaStream_t
+};
+
+// Refuses with kUnsupported and the reason when there is no such device.
+void require_device(int device);
+Stream current_stream(int device);
+void set_current_stream(const Stream& stream);
+// Waits for all work of the current stream.
+void synchronize(int device);
+
+// 256-byte aligned, uninitialised. Throws kOutOfMemory: bytes asked for, free and in all.
+std::shared_ptr<void> allocate(std::int64_t size_bytes, int device);
+MemoryStats memory_stats(int device);
+void reset_memory_peak(int device);
+void release_cached_memory(int device);
+
+// `from` or `to` (or both) on a GPU. Copies from the CPU return when `from` may be changed; copies to it when the bytes
+// are there.
+void copy_bytes(void* to, Device to_device, const void* from, Device from_device, std::int64_t bytes);
+void fill_bytes(void* to, int device, std::uint8_t value, std::int64_t bytes);
+
+// Same shape, one device, any strides and dtypes; rounds like Tensor::copy_from.
+void copy_tensor(const Tensor& to, const Tensor& from);
+void fill_tensor(const Tensor& to, double value);
+
+}  // namespace coluber::cuda

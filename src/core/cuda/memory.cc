@@ -1,0 +1,127 @@
+// Device memory: a cache of blocks per stream in front of cudaMalloc, which waits for the device and is slow.
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "core/block_cache.h"
+#include "core/check.h"
+#include "core/cuda.h"
+#include "core/cuda/check.h"
+
+namespace coluber::cuda {
+namespace {
+
+class DeviceCache final : public BlockCache {
+ public:
+  explicit DeviceCache(int device) : BlockCache(0), device_(device) {}
+
+ private:
+  void* system_allocate(std::int64_t bytes) override {
+    const DeviceScope scope(device_);
+    void* block = nullptr;
+    if (cudaMalloc(&block, static_cast<std::size_t>(bytes)) == cudaSuccess) return block;
+    cudaGetLastError();
+    return nullptr;
+  }
+
+  // cudaFree waits for the device: nothing of any stream still reads the block.
+  void system_free(void* block, std::int64_t) override {
+    const DeviceScope scope(device_);
+    cudaFree(block);
+  }
+
+  const int device_;
+};
+
+// Never destroyed: tensors in static storage may outlive them, and the driver may be gone before.
+struct Caches {
+  std::mutex mutex;
+  std::map<std::pair<int, void*>, DeviceCache*> of_stream;
+
+  DeviceCache& find(int device, void* stream) {
+    const std::lock_guard lock(mutex);
+    DeviceCache*& cache = of_stream[{device, stream}];
+    if (cache == nullptr) cache = new DeviceCache(device);
+    return *cache;
+  }
+
+  template <class F>
+  void for_each(int device, F&& f) {
+    const std::lock_guard lock(mutex);
+    for (auto& [key, cache] : of_stream) {
+      if (key.first == device) f(*cache);
+    }
+  }
+};
+
+Caches& caches() {
+  static Caches& instance = *new Caches;
+  return instance;
+}
+
+[[noreturn]] void refuse_out_of_memory(std::int64_t size_bytes, int device) {
+  const CudaDeviceInfo info = cuda_device_info(device);
+  const MemoryStats stats = memory_stats(device);
+  refuse(ErrorCode::kOutOfMemory, "memory",
+         join("allocation on ", device_name({DeviceType::kCuda, device}), ": expected ", size_bytes,
+              " bytes free, got ", info.free_bytes, " of ", info.total_bytes, " (", stats.live_bytes,
+              " bytes are in use by this process; a smaller batch or length needs less)"));
+}
+
+}  // namespace
+
+std::shared_ptr<void> allocate(std::int64_t size_bytes, int device) {
+  require_device(device);
+  DeviceCache& cache = caches().find(device, current_stream(device).handle);
+  const std::int64_t bytes = cache.size_class(size_bytes);
+  void* block = bytes > 0 ? cache.take(bytes) : nullptr;
+  if (block == nullptr && bytes > 0) {  // other streams may keep what is missing
+    release_cached_memory(device);
+    block = cache.take(bytes);
+  }
+  if (block == nullptr) refuse_out_of_memory(size_bytes, device);
+  return std::shared_ptr<void>(block, [&cache, bytes](void* p) { cache.give(p, bytes); });
+}
+
+MemoryStats memory_stats(int device) {
+  require_device(device);
+  MemoryStats sum;
+  caches().for_each(device, [&](DeviceCache& cache) {
+    const MemoryStats stats = cache.stats();
+    sum.live_bytes += stats.live_bytes;
+    sum.peak_bytes += stats.peak_bytes;
+    sum.cached_bytes += stats.cached_bytes;
+  });
+  return sum;
+}
+
+void reset_memory_peak(int device) {
+  require_device(device);
+  caches().for_each(device, [](DeviceCache& cache) { cache.reset_peak(); });
+}
+
+void release_cached_memory(int device) {
+  require_device(device);
+  caches().for_each(device, [](DeviceCache& cache) { cache.release(); });
+}
+
+void copy_bytes(void* to, Device to_device, const void* from, Device from_device, std::int64_t bytes) {
+  if (bytes == 0) return;
+  const int device = to_device.is_cpu() ? from_device.index : to_device.index;
+  const DeviceScope scope(device);
+  const cudaStream_t stream = handle_of(current_stream(device));
+  // A copy between two devices waits for what the other one's stream has under way.
+  if (!to_device.is_cpu() && !from_device.is_cpu() && to_device.index != from_device.index) {
+    synchronize(from_device.index);
+  }
+  check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDefault, stream), "copy");
+  if (to_device.is_cpu()) check(cudaStreamSynchronize(stream), "copy to the cpu");
+}
+
+void fill_bytes(void* to, int device, std::uint8_t value, std::int64_t bytes) {
+  if (bytes == 0) return;
+  const DeviceScope scope(device);
+  check(cudaMemsetAsync(to, value, static_cast<std::size_t>(bytes), handle_of(current_stream(device))), "fill");
+}
+
+}  // namespace coluber::cuda

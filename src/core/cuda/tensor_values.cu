@@ -1,0 +1,154 @@
+// Copies between layouts and dtypes on a device, and fills: the device's half of core/tensor_values.cc.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <algorithm>
+
+#include "core/check.h"
+#include "core/cuda/check.h"
+
+namespace coluber::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+struct Layout {
+  int rank = 0;
+  std::int64_t shape[kMaxRank] = {};
+  std::int64_t to[kMaxRank] = {}, from[kMaxRank] = {};  // strides in elements
+};
+
+// Axes of extent 1 go, and neighbours that are one run in both tensors become one axis: index arithmetic is what a
+// strided copy spends its time on.
+Layout joined_layout(const Tensor& to, const Tensor& from) {
+  Layout out;
+  for (int axis = 0; axis < to.rank(); ++axis) {
+    if (to.size(axis) == 1) continue;
+    const int last = out.rank - 1;
+    if (out.rank > 0 && out.to[last] == to.stride(axis) * to.size(axis) &&
+        out.from[last] == from.stride(axis) * to.size(axis)) {
+      out.shape[last] *= to.size(axis);
+      out.to[last] = to.stride(axis);
+      out.from[last] = from.stride(axis);
+      continue;
+    }
+    out.shape[out.rank] = to.size(axis);
+    out.to[out.rank] = to.stride(axis);
+    out.from[out.rank++] = from.stride(axis);
+  }
+  return out;
+}
+
+__device__ __nv_bfloat16 as_device(bfloat16 x) {
+  return __ushort_as_bfloat16(x.bits);
+}
+__device__ __half as_device(float16 x) {
+  return __ushort_as_half(x.bits);
+}
+
+template <class To, class From>
+__device__ To converted(From value) {
+  constexpr bool from_half = sizeof(From) == 2;  // bfloat16 or float16
+  if constexpr (std::is_same_v<To, From>) {
+    return value;
+  } else if constexpr (from_half) {
+    return converted<To>(static_cast<float>(as_device(value)));
+  } else if constexpr (std::is_same_v<To, bfloat16>) {
+    bfloat16 out;
+    if constexpr (std::is_same_v<From, float>)
+      out.bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+    else
+      out.bits = __bfloat16_as_ushort(__double2bfloat16(static_cast<double>(value)));
+    return out;
+  } else if constexpr (std::is_same_v<To, float16>) {
+    float16 out;
+    if constexpr (std::is_same_v<From, float>)
+      out.bits = __half_as_ushort(__float2half_rn(value));
+    else
+      out.bits = __half_as_ushort(__double2half(static_cast<double>(value)));
+    return out;
+  } else {
+    return static_cast<To>(value);
+  }
+}
+
+template <class To, class From>
+__global__ void __launch_bounds__(kThreads) copy_strided(To* to, const From* from, Layout layout, std::int64_t n) {
+  for (std::int64_t i = blockIdx.x * std::int64_t{kThreads} + threadIdx.x; i < n;
+       i += gridDim.x * std::int64_t{kThreads}) {
+    std::int64_t rest = i, at_to = 0, at_from = 0;
+    for (int axis = layout.rank - 1; axis > 0; --axis) {
+      const std::int64_t index = rest % layout.shape[axis];
+      rest /= layout.shape[axis];
+      at_to += index * layout.to[axis];
+      at_from += index * layout.from[axis];
+    }
+    if (layout.rank > 0) {
+      at_to += rest * layout.to[0];
+      at_from += rest * layout.from[0];
+    }
+    to[at_to] = converted<To>(from[at_from]);
+  }
+}
+
+template <class F>
+void visit_dtype(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kF32: return f(float{});
+    case DType::kF64: return f(double{});
+    case DType::kBF16: return f(bfloat16{});
+    case DType::kF16: return f(float16{});
+    case DType::kI32: return f(std::int32_t{});
+    case DType::kI64: return f(std::int64_t{});
+    case DType::kU8: return f(std::uint8_t{});
+  }
+}
+
+// Enough blocks to fill any device, few enough for its grid: the loop takes the rest.
+unsigned blocks_for(std::int64_t n) {
+  return static_cast<unsigned>(std::min<std::int64_t>((n + kThreads - 1) / kThreads, 1 << 16));
+}
+
+template <class To, class From>
+void launch_copy(const Tensor& to, const Tensor& from) {
+  const std::int64_t n = to.numel();
+  copy_strided<<<blocks_for(n), kThreads, 0, handle_of(current_stream(to.device().index))>>>(
+      static_cast<To*>(to.raw()), static_cast<const From*>(from.raw()), joined_layout(to, from), n);
+  check_launch("copy_strided");
+}
+
+// A kernel of its own for all but 16-bit floats from and to integers: 37 instances.
+template <class To, class From>
+constexpr bool kHasKernel =
+    !(sizeof(To) == 2 && std::is_integral_v<From>)&&!(sizeof(From) == 2 && std::is_integral_v<To>);
+
+}  // namespace
+
+void copy_tensor(const Tensor& to, const Tensor& from) {
+  const DeviceScope scope(to.device().index);
+  if (to.dtype() == from.dtype() && to.is_contiguous() && from.is_contiguous()) {
+    return copy_bytes(to.raw(), to.device(), from.raw(), from.device(), to.size_bytes());
+  }
+  visit_dtype(to.dtype(), [&](auto t) {
+    visit_dtype(from.dtype(), [&](auto f) {
+      using To = decltype(t);
+      using From = decltype(f);
+      if constexpr (kHasKernel<To, From>)
+        launch_copy<To, From>(to, from);
+      else  // through f32, exact for a 16-bit float and every integer that one can hold
+        copy_tensor(to, from.to(DType::kF32));
+    });
+  });
+}
+
+void fill_tensor(const Tensor& to, double value) {
+  const DeviceScope scope(to.device().index);
+  Tensor all = Tensor::full({}, value, to.dtype()).to(to.device()).reshape({1});
+  Shape ones = to.shape();
+  for (int axis = 0; axis < to.rank(); ++axis) ones[axis] = 1;
+  all = all.reshape(ones);
+  for (int axis = 0; axis < to.rank(); ++axis) all = all.expand(axis, to.size(axis));
+  copy_tensor(to, all);
+}
+
+}  // namespace coluber::cuda
