@@ -7,7 +7,7 @@ if(COLUBER_WITH_CUDA AND NOT COLUBER_SANITIZE AND NOT CMAKE_CROSSCOMPILING)
   if(CMAKE_CUDA_COMPILER)
     # Code for 8.0 runs on all of 8.x, for 9.0 on Hopper; newer ones take what is named for them or compile the last
     # one's PTX at start.
-    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
       set(CMAKE_CUDA_ARCHITECTURES 80-real 90 CACHE STRING "GPUs to build for")
       set(chosen_by_us ON)
     endif()
