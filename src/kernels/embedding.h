@@ -45,9 +45,9 @@ void embedding_backward(ThreadPool& threads, Arena& scratch, const EmbeddingGrad
 
 namespace cuda {
 
-// T: float, bfloat16 or float16. `ids` outside of [0, v) set *bad_id (one flag in device memory) and read as row 0.
+// T: float, bfloat16 or float16. The rows of ids outside of [0, v) are NaN.
 template <class T>
-void embedding_forward(const Stream& stream, const EmbeddingParams<T>& p, std::int64_t v, int* bad_id);
+void embedding_forward(const Stream& stream, const EmbeddingParams<T>& p, std::int64_t v);
 // grad_y of T, grad_table f32.
 template <class T>
 void embedding_backward(const Stream& stream, const EmbeddingGradParams<T, float>& p);

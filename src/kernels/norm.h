@@ -43,7 +43,7 @@ struct NormGradParams {
   View<const T, 2> grad_y;             // (rows,m)
   View<const P, 2> grad_residual_out;  // optional
   View<X, 2> grad_x;                   // overwritten, like the others
-  View<P, 2> grad_residual;            // optional, GPU: the same numbers, where residual is not stored like x
+  View<T, 2> grad_x_narrow;            // optional, GPU: the same numbers once more, in T
   View<T, 2> grad_z;                   // optional
   P* grad_weight = nullptr;            // (m), optional
   P* grad_bias = nullptr;              // (m), optional
