@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "coluber/error.h"
+#include "src/array_values.h"
 #include "src/dlpack.h"
 
 namespace coluber::python {
@@ -328,17 +329,6 @@ void release_buffer(PyObject*, Py_buffer* view) {
   delete static_cast<BufferExtents*>(view->internal);
 }
 
-nb::object list_of(const Tensor& tensor) {
-  if (tensor.rank() == 0) {
-    const double value = tensor.at({});
-    return dtype_is_float(tensor.dtype()) ? nb::object(nb::float_(value))
-                                          : nb::object(nb::int_(static_cast<std::int64_t>(value)));
-  }
-  nb::list list;
-  for (std::int64_t i = 0; i < tensor.size(0); ++i) list.append(list_of(tensor.select(0, i)));
-  return list;
-}
-
 nb::tuple tuple_of(const Shape& shape) {
   nb::list list;
   for (const std::int64_t extent : shape) list.append(extent);
@@ -457,6 +447,18 @@ void bind_arrays(nb::module_& m) {
              if (t.rank() == 0) throw nb::type_error("[array] len: expected an axis, got a scalar");
              return t.size(0);
            })
+      .def(
+          "__getitem__", &item_of, nb::arg("index").none(),
+          nb::sig("def __getitem__(self, index: object) -> typing.Any"),
+          "A view of the same memory, by ints, slices, ... and None as in numpy; the number itself where ints name one "
+          "element.")
+      .def(
+          "__iter__",
+          [](nb::handle self) {
+            nb::len(self);  // refuses a scalar now, not at the first item
+            return nb::steal(PySeqIter_New(self.ptr()));
+          },
+          nb::sig("def __iter__(self) -> collections.abc.Iterator[typing.Any]"), "Over the first axis.")
       .def("__float__",
            [](const Tensor& t) {
              if (t.numel() != 1)

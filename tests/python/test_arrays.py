@@ -44,6 +44,88 @@ def test_shapes_at_the_border():
         coluber.array(np.zeros((1,) * 7, np.float32))
 
 
+INDICES = [
+    0, -1, slice(None), slice(1, None), slice(-2, None), slice(None, None, -1), slice(10, 0, -2), slice(5, 2), ..., None,
+    (0, 1), (-1, -1, -1), (slice(None), 1), (..., 2), (0, ...), (..., slice(None, None, 3)), (None, 1, ..., None),
+    (slice(None), None, slice(1, 3), slice(3, None, -2)), (1, slice(2, 2), 3), (), (1, 2, 3, ...), np.int64(1),
+    (np.array(1), slice(None)),
+]
+
+
+@pytest.mark.parametrize("index", INDICES, ids=str)
+def test_indexing_is_that_of_numpy(index):
+    base = np.arange(4 * 8 * 4, dtype=np.float32).reshape(4, 8, 4)
+    for x in (base, base.transpose(2, 0, 1), base[::-1, 1::2, ::-1]):
+        ours, expected = coluber.array(x)[index], x[index]
+        if isinstance(expected, np.ndarray):
+            assert isinstance(ours, coluber.Array) and ours.shape == expected.shape
+            assert np.array_equal(np.asarray(ours), expected)
+            assert expected.size == 0 or np.shares_memory(np.asarray(ours), x)
+        else:
+            assert isinstance(ours, float) and ours == expected
+
+
+def test_slices_of_every_begin_end_and_step():
+    x = np.arange(5, dtype=np.int32)
+    a, bounds = coluber.array(x), [None, *range(-7, 8)]
+    for begin in bounds:
+        for end in bounds:
+            for step in (None, 1, 2, 7, -1, -2, -7):
+                assert a[begin:end:step].tolist() == x[begin:end:step].tolist()
+
+
+def test_iteration_and_numbers():
+    x = np.arange(6, dtype=np.int64).reshape(2, 3)
+    a = coluber.array(x)
+    assert len(a) == 2 and [row.tolist() for row in a] == x.tolist()
+    assert list(a[1]) == [3, 4, 5] and all(type(i) is int for i in a[1])
+    assert coluber.array(np.array([2**60 + 1]))[0] == 2**60 + 1  # no double holds it
+    assert coluber.array(np.array([2**60 + 1])).tolist() == [2**60 + 1]
+    assert a.to("bf16")[1, 2] == 5.0 and coluber.array(np.array(7.0))[()] == 7.0
+    assert float(coluber.array(np.array(7.0))[...]) == 7.0
+    first, *rest = a
+    del a, x
+    gc.collect()
+    assert first.tolist() == [0, 1, 2] and len(rest) == 1
+
+
+@pytest.mark.parametrize(
+    "index, error, sentence",
+    [
+        (2, IndexError, r"expected -2 to 1 for axis 0 of \(2, 3\), got 2"),
+        ((0, -4), IndexError, r"expected -3 to 2 for axis 1 of \(2, 3\), got -4"),
+        ((0, 0, 0), IndexError, r"at most 2 indices for shape \(2, 3\), got 3"),
+        ((..., ...), IndexError, r"at most one \.\.\., got 2"),
+        ((None,) * 5, IndexError, "at most 6 axes"),
+        (10**30, IndexError, "fit"),
+        (True, TypeError, "got bool"),
+        (1.0, TypeError, "ints, slices, ... or None, got float"),
+        ([0], TypeError, "got list"),
+        ("0", TypeError, "got str"),
+        (np.arange(2), TypeError, "got .*ndarray .*numpy.asarray"),
+        (((0,),), TypeError, "got tuple"),
+        (slice("a", None), TypeError, None),
+        (slice(None, None, 0), ValueError, "zero"),
+    ],
+    ids=str,
+)
+def test_indices_that_are_refused(index, error, sentence):
+    with pytest.raises(error, match=sentence):
+        coluber.array(np.zeros((2, 3), np.float32))[index]
+
+
+def test_there_is_nothing_in_an_empty_axis_or_a_scalar():
+    with pytest.raises(IndexError, match="is empty, got 0"):
+        coluber.array(np.zeros((0, 3), np.float32))[0]
+    with pytest.raises(IndexError, match="at most 0 indices"):
+        coluber.array(np.array(1.0))[0]
+    for use in (len, iter):
+        with pytest.raises(TypeError, match="expected an axis, got a scalar"):
+            use(coluber.array(np.array(1.0)))
+    with pytest.raises(TypeError):
+        coluber.array(np.zeros(3, np.float32))[0] = 1.0
+
+
 def test_complex_numbers_are_pairs():
     x = (np.arange(6) + 1j * np.arange(6)[::-1]).astype(np.complex64).reshape(2, 3)
     a = np.asarray(coluber.array(x))
