@@ -57,6 +57,8 @@ class Var {
   bool defined() const { return node_ != nullptr && node_->value.defined(); }
   const Tensor& value() const;  // undefined Tensor for an undefined Var
   bool requires_grad() const { return node_ != nullptr && node_->gradient.wanted(); }
+  // Freezes a parameter, or frees it again, for the ops that run from here on.
+  void set_requires_grad(bool wanted) const { node_->gradient.slot_->wanted = wanted; }
 
   // Undefined until something has flowed in, and again once backward has passed on what flowed into an op's output.
   const Tensor& grad() const { return gradient().tensor(); }

@@ -199,6 +199,12 @@ TEST_F(TapeTest, AFrozenWeightCostsNoGradient) {
   const Var bias(ones({kMiB / 1024}), true);
   EXPECT_LT(peak_of(frozen, bias), kMiB);
   EXPECT_EQ(bias.grad().at({3}), 1);
+  learned.set_grad({});
+  learned.set_requires_grad(false);
+  EXPECT_LT(peak_of(learned, {}), kMiB);
+  EXPECT_FALSE(learned.grad().defined());
+  learned.set_requires_grad(true);
+  EXPECT_GE(peak_of(learned, {}), 8 * kMiB);
 }
 
 TEST_F(TapeTest, ClearFreesWithoutPlaying) {
