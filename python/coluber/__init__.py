@@ -10,6 +10,7 @@ Nothing here needs torch or numpy until you use a part that does.
 
 import importlib
 import os as _os
+from typing import TYPE_CHECKING
 
 from ._native import (
     Array,
@@ -24,6 +25,40 @@ from ._native import (
     release_cached_memory,
     set_num_threads,
 )
+
+# What type checkers see of the names that are imported at their first use, and of _LAZY below.
+if TYPE_CHECKING:
+    from . import ops as ops
+    from . import torch as torch
+    from .config import ModelConfig as ModelConfig
+    from .generation import Generation as Generation
+    from .generation import GenerationStream as GenerationStream
+    from .generation import Session as Session
+    from .model import LossSum as LossSum
+    from .model import Model as Model
+    from .tokenizer import StreamDecoder as StreamDecoder
+    from .tokenizer import Tokenizer as Tokenizer
+    from .training import Trainer as Trainer
+    from .training import train as train
+    from .training_run import EvalReport as EvalReport
+    from .training_run import Sample as Sample
+    from .training_run import StepReport as StepReport
+    from .training_run import TrainingRun as TrainingRun
+    from .torch import Block as Block
+    from .torch import InferenceParams as InferenceParams
+    from .torch import Mamba as Mamba
+    from .torch import MambaConfig as MambaConfig
+    from .torch import MambaLMHeadModel as MambaLMHeadModel
+    from .torch import MixerModel as MixerModel
+    from .torch import RMSNorm as RMSNorm
+    from .torch import causal_conv1d_fn as causal_conv1d_fn
+    from .torch import causal_conv1d_update as causal_conv1d_update
+    from .torch import install_as_mamba_ssm as install_as_mamba_ssm
+    from .torch import layer_norm_fn as layer_norm_fn
+    from .torch import mamba_inner_fn as mamba_inner_fn
+    from .torch import rms_norm_fn as rms_norm_fn
+    from .torch import selective_scan_fn as selective_scan_fn
+    from .torch import selective_state_update as selective_state_update
 
 # Names that live in modules of their own, imported at their first use.
 _LAZY = {

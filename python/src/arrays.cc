@@ -428,9 +428,11 @@ void bind_arrays(nb::module_& m) {
       m, "Array", nb::type_slots(slots),
       "Numbers in memory, as Coluber's functions return them. numpy.asarray(a), torch.from_dlpack(a) and "
       "memoryview(a) see the same memory.")
-      .def_prop_ro("shape", [](const Tensor& t) { return tuple_of(t.shape()); })
       .def_prop_ro(
-          "strides", [](const Tensor& t) { return tuple_of(t.strides()); }, "In elements.")
+          "shape", [](const Tensor& t) { return tuple_of(t.shape()); }, nb::sig("def shape(self) -> tuple[int, ...]"))
+      .def_prop_ro(
+          "strides", [](const Tensor& t) { return tuple_of(t.strides()); },
+          nb::sig("def strides(self) -> tuple[int, ...]"), "In elements.")
       .def_prop_ro(
           "dtype", [](const Tensor& t) { return std::string(dtype_name(t.dtype())); },
           "'f32', 'f64', 'bf16', 'f16', 'i32', 'i64' or 'u8'.")
@@ -441,7 +443,7 @@ void bind_arrays(nb::module_& m) {
       .def(
           "to", [](const Tensor& t, const std::string& dtype) { return t.to(dtype_named(dtype)); }, nb::arg("dtype"),
           "A copy in another dtype; itself when it has it already.")
-      .def("tolist", &list_of, "Nested lists of Python numbers.")
+      .def("tolist", &list_of, nb::sig("def tolist(self) -> typing.Any"), "Nested lists of Python numbers.")
       .def("__len__",
            [](const Tensor& t) {
              if (t.rank() == 0) throw nb::type_error("[array] len: expected an axis, got a scalar");

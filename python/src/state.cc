@@ -95,7 +95,7 @@ void bind_values(nb::class_<State>& state) {
       .def_prop_ro("num_tokens", &State::num_tokens, "Tokens read so far, per sequence; packed rows: all together.")
       .def_prop_ro("num_layers", &State::num_layers)
       .def_prop_ro("size_bytes", &State::size_bytes, "The same for any number of tokens.")
-      .def_prop_ro("layers", &layers_of,
+      .def_prop_ro("layers", &layers_of, nb::sig("def layers(self) -> list[LayerState]"),
                    "A LayerState for each layer: conv (b,d,k-1) and ssm (b,d,n) as arrays over the state's own memory, "
                    "so writing to them changes it.")
       .def("__repr__", &repr)
@@ -106,7 +106,8 @@ void bind_values(nb::class_<State>& state) {
             if (!nb::isinstance<State>(other)) return nb::borrow(Py_NotImplemented);
             return nb::bool_(self.equals(nb::cast<const State&>(other)));
           },
-          nb::arg("other").none(), "Whether both hold the same bits.");
+          nb::arg("other").none(), nb::sig("def __eq__(self, other: object) -> bool"),
+          "Whether both hold the same bits.");
   state.attr("__hash__") = nb::none();
 }
 
@@ -115,10 +116,11 @@ void bind_values(nb::class_<State>& state) {
 void bind_state(nb::module_& m) {
   nb::class_<LayerState>(m, "LayerState", "What one mixer remembers: conv (b,d,k-1) and ssm (b,d,n).")
       .def_prop_ro(
-          "conv", [](const LayerState& layer) { return array_of(layer.conv); },
+          "conv", [](const LayerState& layer) { return array_of(layer.conv); }, nb::sig("def conv(self) -> Array"),
           "(b,d,k-1): the last raw inputs of the convolution, oldest first.")
       .def_prop_ro(
-          "ssm", [](const LayerState& layer) { return array_of(layer.ssm); }, "(b,d,n).");
+          "ssm", [](const LayerState& layer) { return array_of(layer.ssm); }, nb::sig("def ssm(self) -> Array"),
+          "(b,d,n).");
   nb::class_<State> state(
       m, "State",
       "Everything that a model remembers of the tokens it has read, as a value: Model.make_state makes one, forward "

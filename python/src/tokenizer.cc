@@ -138,11 +138,12 @@ void bind_vocabulary(nb::class_<Tokenizer>& tokenizer) {
       .def_prop_ro("fingerprint", &Tokenizer::fingerprint, "The same for equal content, another for any other.")
       .def_prop_ro(
           "bos_id", [](const Tokenizer& self) { return optional_id(self.bos_id()); },
-          "Of the begin of text; None when there is none.")
+          nb::sig("def bos_id(self) -> int | None"), "Of the begin of text; None when there is none.")
       .def_prop_ro(
           "eos_id", [](const Tokenizer& self) { return optional_id(self.eos_id()); },
-          "Of the end of text; None when there is none.")
-      .def("token_id", &id_of, nb::arg("piece"), "Of the token spelled so in the file ('<s>'); None: there is none.")
+          nb::sig("def eos_id(self) -> int | None"), "Of the end of text; None when there is none.")
+      .def("token_id", &id_of, nb::arg("piece"), nb::sig("def token_id(self, piece: object) -> int | None"),
+           "Of the token spelled so in the file ('<s>'); None: there is none.")
       .def("token_piece", &Tokenizer::token_piece, nb::arg("id"), "How the token is spelled in the file.")
       .def(
           "token_bytes", [](const Tokenizer& self, std::int32_t id) { return bytes_of(self.token_bytes(id)); },
@@ -156,7 +157,7 @@ void bind_vocabulary(nb::class_<Tokenizer>& tokenizer) {
             if (!nb::isinstance<Tokenizer>(other)) return nb::borrow(Py_NotImplemented);
             return nb::bool_(self.fingerprint() == nb::cast<const Tokenizer&>(other).fingerprint());
           },
-          nb::arg("other").none())
+          nb::arg("other").none(), nb::sig("def __eq__(self, other: object) -> bool"))
       .def("__hash__", [](const Tokenizer& self) { return static_cast<std::int64_t>(self.fingerprint() >> 2); });
 }
 
