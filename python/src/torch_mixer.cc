@@ -7,6 +7,7 @@
 // (retain_graph) or torch kept a copy of the tensor instead of itself, forward is run again from the inputs.
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <memory>
@@ -35,6 +36,26 @@ struct Inputs {
   Tensor conv_state, ssm_state;  // (b,d,k-1), (b,d,n); undefined: zeros
   Sequences sequences;
   DType compute = DType::kF32;
+};
+
+// Of what a gradient is wanted: x, conv_state, ssm_state and the weights in order, as torch counts the arguments.
+struct Wanted {
+  bool x = false, conv_state = false, ssm_state = false;
+  std::array<bool, kWeights> weights{};
+
+  // () for none, as without autograd.
+  explicit Wanted(nb::tuple flags) {
+    if (flags.size() == 0) return;
+    if (flags.size() != kWeights + 3) throw nb::type_error("[mamba] wanted: expected 14 flags or none");
+    auto flag = [&](std::size_t i) { return nb::cast<bool>(flags[i]); };
+    x = flag(0);
+    conv_state = flag(1);
+    ssm_state = flag(2);
+    for (std::size_t i = 0; i < kWeights; ++i) weights[i] = flag(i + 3);
+  }
+  bool any() const {
+    return x || conv_state || ssm_state || std::any_of(weights.begin(), weights.end(), [](bool flag) { return flag; });
+  }
 };
 
 Inputs borrow_inputs(nb::handle x, nb::tuple weights, nb::handle conv_state, nb::handle ssm_state,
@@ -147,13 +168,15 @@ std::shared_ptr<MixerRun> find_run(std::int64_t id) {
   return run;
 }
 
-void forward_into(MixerRun& run, Context& ctx, const Inputs& in, bool record, bool want_state) {
+void forward_into(MixerRun& run, Context& ctx, const Inputs& in, const Wanted& wanted, bool want_state) {
   BorrowedMamba borrowed(in.weights);
   run.vars = borrowed.vars;
-  run.x = Var(in.x, true);
-  run.conv_in = Var(in.conv_state, true);
-  run.ssm_in = Var(in.ssm_state, true);
-  Graph graph{ctx, record ? &run.tape : nullptr};
+  for (std::size_t i = 0; i < kWeights; ++i)
+    if (run.vars[i].defined()) run.vars[i].set_requires_grad(wanted.weights[i]);
+  run.x = Var(in.x, wanted.x);
+  run.conv_in = Var(in.conv_state, wanted.conv_state);
+  run.ssm_in = Var(in.ssm_state, wanted.ssm_state);
+  Graph graph{ctx, wanted.any() ? &run.tape : nullptr};
   graph.compute = in.compute;
   MixerState before{in.conv_state.defined() ? run.conv_in : Var{}, in.ssm_state.defined() ? run.ssm_in : Var{}};
   const bool has_state = in.conv_state.defined() || in.ssm_state.defined();
@@ -163,24 +186,27 @@ void forward_into(MixerRun& run, Context& ctx, const Inputs& in, bool record, bo
 
 // (out, conv state or None, ssm state or None, the run's number or None)
 nb::tuple mixer_forward(nb::handle x, nb::tuple weights, nb::handle conv_state, nb::handle ssm_state,
-                        nb::handle cu_seqlens, nb::handle resets, bool compute_bf16, bool want_state, bool record) {
+                        nb::handle cu_seqlens, nb::handle resets, bool compute_bf16, bool want_state,
+                        nb::tuple wanted_flags) {
   const Inputs in = borrow_inputs(x, weights, conv_state, ssm_state, cu_seqlens, resets, compute_bf16);
+  const Wanted wanted(wanted_flags);
   const std::shared_ptr<MixerRun> run = new_run();
   {
     const nb::gil_scoped_release released;
     const ContextLease lease;
-    forward_into(*run, *lease, in, record, want_state);
+    forward_into(*run, *lease, in, wanted, want_state);
   }
   nb::object number = nb::none();
-  if (record) number = give(Tensor::from_memory(&run->id, {1}, DType::kI64, run));
+  if (wanted.any()) number = give(Tensor::from_memory(&run->id, {1}, DType::kI64, run));
   return nb::make_tuple(give(run->out.value()), give(run->last.conv.value()), give(run->last.ssm.value()), number);
 }
 
-// Gradients of x, the weights in order, conv_state and ssm_state; None where nothing flowed in.
+// Gradients of x, conv_state, ssm_state and the weights in order; None where none is wanted or nothing flowed in.
 nb::list mixer_backward(nb::handle number, nb::handle grad_out, nb::handle grad_conv, nb::handle grad_ssm, nb::handle x,
                         nb::tuple weights, nb::handle conv_state, nb::handle ssm_state, nb::handle cu_seqlens,
-                        nb::handle resets, bool compute_bf16) {
+                        nb::handle resets, bool compute_bf16, nb::tuple wanted_flags) {
   const Inputs in = borrow_inputs(x, weights, conv_state, ssm_state, cu_seqlens, resets, compute_bf16);
+  const Wanted wanted(wanted_flags);
   const Borrower from("mamba", x, "hidden_states");
   const Tensor gy = from(grad_out, "grad of the output"), gc = from(grad_conv, "grad of conv_state"),
                gs = from(grad_ssm, "grad of ssm_state");
@@ -190,7 +216,7 @@ nb::list mixer_backward(nb::handle number, nb::handle grad_out, nb::handle grad_
   {
     const nb::gil_scoped_release released;
     const ContextLease lease;
-    if (again) forward_into(*run, *lease, in, true, gc.defined() || gs.defined());
+    if (again) forward_into(*run, *lease, in, wanted, gc.defined() || gs.defined());
     // gy, gc and gs stay here while the tape plays: what has a second owner is not written to.
     run->out.set_grad(gy);
     if (gc.defined()) run->last.conv.set_grad(gc);
@@ -198,15 +224,12 @@ nb::list mixer_backward(nb::handle number, nb::handle grad_out, nb::handle grad_
     run->tape.backward_from_grads(*lease);
   }
   nb::list grads;
-  auto append = [&](const Var& var, bool given) { grads.append(give(given ? var.gradient().take() : Tensor{})); };
-  append(run->x, true);
+  for (const Var* var : {&run->x, &run->conv_in, &run->ssm_in}) grads.append(give(var->gradient().take()));
   for (std::size_t i = 0; i < kWeights; ++i) {
     Tensor grad = run->vars[i].gradient().take();
     if (i == kConv && grad.defined()) grad = grad.contiguous().unsqueeze(1);
     grads.append(give(grad));
   }
-  append(run->conv_in, in.conv_state.defined());
-  append(run->ssm_in, in.ssm_state.defined());
   return grads;
 }
 

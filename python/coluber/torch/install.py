@@ -55,7 +55,9 @@ def _contents():
             **conv_names, "causal_conv1d_ref": reference.causal_conv1d_ref,
             "causal_conv1d_update_ref": reference.causal_conv1d_update_ref,
         },
-        "causal_conv1d.causal_conv1d_varlen": varlen,
+        "causal_conv1d.causal_conv1d_varlen": {
+            **varlen, "causal_conv1d_varlen_states_ref": reference.causal_conv1d_varlen_states_ref,
+        },
     }
 
 

@@ -17,8 +17,9 @@ class _Mixer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, bf16, want_state, cu_seqlens, resets, x, conv_state, ssm_state, *weights):
+        ctx.wanted = ctx.needs_input_grad[4:]  # of x and all that follows
         out, conv, ssm, number = native.mixer_forward(
-            x, weights, conv_state, ssm_state, cu_seqlens, resets, bf16, want_state, any(ctx.needs_input_grad)
+            x, weights, conv_state, ssm_state, cu_seqlens, resets, bf16, want_state, ctx.wanted
         )
         ctx.save_for_backward(number, cu_seqlens, resets, x, conv_state, ssm_state, *weights)
         ctx.bf16 = bf16
@@ -29,11 +30,11 @@ class _Mixer(torch.autograd.Function):
     @once_differentiable("mamba")
     def backward(ctx, grad_out, grad_conv=None, grad_ssm=None):
         number, cu_seqlens, resets, x, conv_state, ssm_state, *weights = ctx.saved_tensors
-        grad_x, *grad_weights, grad_conv_in, grad_ssm_in = native.mixer_backward(
+        grads = native.mixer_backward(
             number, grad_out, grad_conv, grad_ssm, x, tuple(weights), conv_state, ssm_state, cu_seqlens, resets,
-            ctx.bf16,
+            ctx.bf16, ctx.wanted,
         )
-        return (None, None, None, None, grad_x, grad_conv_in, grad_ssm_in, *grad_weights)
+        return (None, None, None, None, *grads)
 
 
 def _check_positive(**numbers):
@@ -147,6 +148,13 @@ class Mamba(nn.Module):
 
     def _run(self, x, state, cu_seqlens, resets, want_state):
         """out, and (conv (s,d,k-1), ssm (s,d,n)) after the last token when want_state."""
+        length = x.shape[1]
+        if cu_seqlens is not None and cu_seqlens.numel() > 0 and not is_compiling():
+            end = int(cu_seqlens.reshape(-1)[-1])
+            if 0 <= end < length:  # padding, which belongs to no sequence
+                resets = None if resets is None else resets[:, :end]
+                out, after = self._run(x[:, :end], state, cu_seqlens, resets, want_state)
+                return F.pad(out, (0, 0, 0, length - end)), after
         conv_state, ssm_state = (None, None) if state is None else state
         if not self._runs_natively():
             return self._run_by_ops(x, conv_state, ssm_state, cu_seqlens, resets, want_state)
@@ -158,7 +166,7 @@ class Mamba(nn.Module):
             results = _Mixer.apply(bf16, want_state, *arguments, *weights)
         else:
             results = native.mixer_forward(
-                x, weights, conv_state, ssm_state, cu_seqlens, resets, bf16, want_state, False
+                x, weights, conv_state, ssm_state, cu_seqlens, resets, bf16, want_state, ()
             )
             results = results[:3] if want_state else results[0]
         out, after = (results[0], results[1:]) if want_state else (results, None)
@@ -192,7 +200,8 @@ class Mamba(nn.Module):
         """hidden_states (b,l,m) -> (b,l,m).
 
         With inference_params, the state of each layer is read from and kept in it, and any number of tokens may follow.
-        `seq_idx` (b,l), or for b = 1 `cu_seqlens` (s+1), packs several sequences in a row. `state` is what an earlier
+        `seq_idx` (b,l), or for b = 1 `cu_seqlens` (s+1), packs several sequences in a row. Tokens behind the last of
+        `cu_seqlens` are padding: no sequence reads them, and the mixer's output there is 0. `state` is what an earlier
         call with return_state=True gave (out, state), gradients flow through both; in a stack it is a list.
         """
         self._check_input(hidden_states)

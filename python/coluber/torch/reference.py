@@ -3,6 +3,9 @@
 import torch
 import torch.nn.functional as F
 
+from .causal_conv1d import causal_conv1d_fn
+from .selective_scan import selective_scan_fn
+
 
 def _wide(tensor):
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
@@ -52,10 +55,11 @@ def mamba_inner_ref(
     xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, out_proj_weight, out_proj_bias, A, B=None, C=None,
     D=None, delta_bias=None, B_proj_bias=None, C_proj_bias=None, delta_softplus=True,
 ):
-    """mamba_inner_fn of the functions of this file."""
+    """mamba_inner_fn as published: around causal_conv1d_fn and selective_scan_fn themselves. Programs compare the two
+    far closer than a float32 result of the functions of this file is to the exact one."""
     rank, length = delta_proj_weight.shape[1], xz.shape[-1]
     x, z = xz.chunk(2, dim=1)
-    x = causal_conv1d_ref(x, conv1d_weight.squeeze(1), conv1d_bias, activation="silu")
+    x = causal_conv1d_fn(x, conv1d_weight.squeeze(1), conv1d_bias, activation="silu")
     x_dbl = F.linear(x.transpose(1, 2), x_proj_weight)
     delta = (x_dbl[..., :rank] @ delta_proj_weight.t()).transpose(1, 2)
     width = A.shape[-1] * (2 if A.is_complex() else 1)
@@ -70,7 +74,7 @@ def mamba_inner_ref(
         return matrix.unflatten(-1, (-1, 2)).permute(0, 2, 1, 3).reshape(matrix.shape[0], -1, 2 * length)
 
     B, C = part(B, rank, B_proj_bias), part(C, x_dbl.shape[-1] - width, C_proj_bias)
-    y = selective_scan_ref(x, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    y = selective_scan_fn(x, delta, A, B, C, D, z, delta_bias, delta_softplus)
     return F.linear(y.transpose(1, 2), out_proj_weight, out_proj_bias)
 
 
@@ -109,6 +113,15 @@ def causal_conv1d_update_ref(x, conv_state, weight, bias=None, activation=None, 
     out = F.conv1d(joined.to(weight.dtype), weight.unsqueeze(1), bias, groups=d)[..., -length:]
     out = (F.silu(out) if activation in ("silu", "swish") else out).to(x.dtype)
     return out.squeeze(-1) if x.dim() == 2 else out
+
+
+def causal_conv1d_varlen_states_ref(x, cu_seqlens, state_len):
+    """causal_conv1d_varlen_states, one sequence after the other."""
+    states = x.new_zeros(len(cu_seqlens) - 1, x.shape[1], state_len)
+    for state, begin, end in zip(states, cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist()):
+        kept = x[max(begin, end - state_len) : end]
+        state[:, state_len - len(kept) :] = kept.t()
+    return states
 
 
 def selective_state_update_ref(state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False):

@@ -73,7 +73,9 @@ def selective_state_update(
     """One token of the scan; `state` is updated in place.
 
     state: (b,d,n) or (b,h,d,n). x, dt, z, out: (b,d) or (b,h,d). A: (d,n) or (h,d,n). B, C: (b,n) or (b,g,n).
-    D, dt_bias: (d,) or (h,d). state_batch_indices (b,): rows of a larger state."""
+    D, dt_bias: (d,) or (h,d). state_batch_indices (b,): rows of a larger state; -1: no row, the output is 0.
+
+    A state of 16 bits is read and written so; in between, out included, all is float32, as in the published kernel."""
     hint = "it updates the state in place: use selective_scan_fn"
     refuse_grad("selective_state_update", hint, x=x, dt=dt, B=B, C=C, z=z)
     if state.dim() not in (3, 4):
@@ -81,31 +83,38 @@ def selective_state_update(
             f"[selective_state_update] state: expected (b,d,n) or (b,h,d,n), got {tuple(state.shape)}"
         )
     with torch.no_grad():
-        heads = state.dim() == 4
-        rows = state if state_batch_indices is None else state[state_batch_indices.long()]
-        b, n = rows.shape[0], rows.shape[-1]
-
-        def flat(tensor, axes):  # joins the axes of heads and channels
-            if tensor is None or not heads:
-                return tensor
-            return tensor.reshape(*tensor.shape[:axes], -1, *tensor.shape[axes + 2 :])
-
-        x_shape = x.shape
-        h = flat(rows, 1)
-        work = h.float() if h.dtype in (torch.float16, torch.bfloat16) else h
-        if work.dtype == torch.float32 and x.dtype == torch.float64:
-            raise TypeError("[selective_state_update] state: expected float64 as x, got float32")
-        if not work.is_contiguous():
-            work = work.contiguous()
-        out = native.scan_step(
-            work, flat(x, 1), flat(dt, 1), flat(A, 0), B, C, flat(D, 0), flat(z, 1),
-            flat(dt_bias, 0), dt_softplus,
+        if state_batch_indices is None:
+            return _update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus)
+        kept = state_batch_indices >= 0
+        places = state_batch_indices[kept].long()
+        rows = state[places]
+        out = torch.zeros_like(x)
+        out[kept] = _update(
+            rows, x[kept], dt[kept], A, B[kept], C[kept], D, None if z is None else z[kept], dt_bias, dt_softplus
         )
-        if state_batch_indices is not None:
-            state[state_batch_indices.long()] = work.reshape(rows.shape).to(state.dtype)
-        elif work is not h or h.data_ptr() != state.data_ptr():
-            state.copy_(work.reshape(state.shape))
-        return out.reshape(x_shape)
+        state[places] = rows
+        return out
+
+
+def _update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus):
+    heads = state.dim() == 4
+
+    def flat(tensor, axes):  # joins the axes of heads and channels
+        if tensor is None or not heads:
+            return tensor
+        return tensor.reshape(*tensor.shape[:axes], -1, *tensor.shape[axes + 2 :])
+
+    h = flat(state, 1)
+    work = h.float() if h.dtype in (torch.float16, torch.bfloat16) else h
+    if work.dtype == torch.float32 and x.dtype == torch.float64:
+        raise TypeError("[selective_state_update] state: expected float64 as x, got float32")
+    work = work.contiguous()
+    out = native.scan_step(
+        work, flat(x, 1), flat(dt, 1), flat(A, 0), B, C, flat(D, 0), flat(z, 1), flat(dt_bias, 0), dt_softplus
+    )
+    if work is not h or h.data_ptr() != state.data_ptr():
+        state.copy_(work.reshape(state.shape))
+    return out.reshape(x.shape)
 
 
 def mamba_inner_fn(
