@@ -87,6 +87,11 @@ class GenerationStream:
     def __exit__(self, *exception) -> None:
         self.close()
 
+    @property
+    def num_finished(self) -> int:
+        """Prompts whose text is at its end."""
+        return sum(self._done)
+
     def partial(self) -> List[Generation]:
         """What there is so far, of every prompt."""
         found = []
@@ -116,8 +121,7 @@ class GenerationStream:
         return self.result.text
 
     def __repr__(self) -> str:
-        done = sum(self._done)
-        return f"coluber.GenerationStream({self._count} prompts, {done} finished)"
+        return f"coluber.GenerationStream({self._count} prompts, {self.num_finished} finished)"
 
 
 class Session:

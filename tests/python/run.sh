@@ -1,7 +1,7 @@
 #!/bin/bash
 # One step of the Python tests; everything is written below WORK.
 #   run.sh wheel PYTHON SOURCE WORK          builds the wheel, installs it into empty environments, looks at its size
-#   run.sh plain|torch PYTHON SOURCE WORK FILE   runs one file of tests there
+#   run.sh plain|torch|harness PYTHON SOURCE WORK FILE   runs one file of tests there
 set -euo pipefail
 step=$1 python=$2 source=$3 work=$4
 max_wheel_bytes=8000000
@@ -27,7 +27,7 @@ if [ "$step" = wheel ]; then
   "$python" -c 'import venv, ensurepip' 2>/dev/null || skip "$python has no venv (apt-get install python3-venv)"
   rm -f ready ./*.whl  # nothing runs with what an earlier build left
   environment build
-  pip_install build 'scikit-build-core>=0.10' 'nanobind>=2.4'
+  pip_install build 'scikit-build-core>=0.10' 'nanobind>=2.4' typing_extensions
   build/bin/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir . \
     --config-settings "build-dir=$work/wheel-{wheel_tag}" "$source" >wheel.log 2>&1 || { tail -n 60 wheel.log; exit 1; }
   wheel=$(ls coluber-*.whl)
@@ -40,7 +40,7 @@ if [ "$step" = wheel ]; then
   (cd / && "$work/empty/bin/python" -c 'import coluber; print("coluber", coluber.__version__, coluber.cpu_isa())')
   (cd / && "$work/empty/bin/coluber" --version && "$work/empty/bin/python" -m coluber info >/dev/null)
   environment plain
-  pip_install plain pytest numpy
+  pip_install plain pytest numpy mypy
   plain/bin/pip install --quiet --disable-pip-version-check --no-index --no-deps --force-reinstall "./$wheel"
   environment torch --system-site-packages
   pip_install torch pytest
@@ -52,6 +52,12 @@ fi
 [ -f ready ] || skip "there is no wheel to test (see python.wheel)"
 file=$5
 run=("$work/$step/bin/python")
+if [ "$step" = harness ]; then  # lm_eval brings some 300 MB with it, so it has an environment of its own
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || skip "lm_eval wants Python 3.10 or later"
+  environment harness
+  pip_install harness pytest numpy lm_eval
+  harness/bin/pip install --quiet --disable-pip-version-check --no-index --no-deps --force-reinstall ./coluber-*.whl
+fi
 if [ "$step" = torch ]; then
   if [ -n "${COLUBER_TORCH_PYTHON:-}" ]; then  # its torch and its pytest, our wheel in front
     rm -rf with-torch
