@@ -5,6 +5,7 @@
 // one integer, the run's number, whose memory belongs to the run. Freeing that tensor frees the tape (after backward,
 // or at once under torch.utils.checkpoint). When the number leads to no tape, because it was played already
 // (retain_graph) or torch kept a copy of the tensor instead of itself, forward is run again from the inputs.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -36,6 +38,8 @@ struct Inputs {
   Tensor conv_state, ssm_state;  // (b,d,k-1), (b,d,n); undefined: zeros
   Sequences sequences;
   DType compute = DType::kF32;
+  std::optional<double>
+      norm_eps;  // of dt, B and C divided by their root mean square (Falcon-Mamba); unset: they are not
 };
 
 // Of what a gradient is wanted: x, conv_state, ssm_state and the weights in order, as torch counts the arguments.
@@ -59,7 +63,7 @@ struct Wanted {
 };
 
 Inputs borrow_inputs(nb::handle x, nb::tuple weights, nb::handle conv_state, nb::handle ssm_state,
-                     nb::handle cu_seqlens, nb::handle resets, bool compute_bf16) {
+                     nb::handle cu_seqlens, nb::handle resets, bool compute_bf16, std::optional<double> norm_eps) {
   if (weights.size() != kWeights)
     throw nb::type_error("[mamba] weights: expected 11 tensors, None for a bias that is off");
   const Borrower from("mamba", x, "hidden_states");
@@ -74,6 +78,7 @@ Inputs borrow_inputs(nb::handle x, nb::tuple weights, nb::handle conv_state, nb:
   in.ssm_state = from(ssm_state, "ssm_state");
   in.sequences = {borrow_indices(cu_seqlens, "cu_seqlens"), borrow(resets, "resets")};
   in.compute = compute_bf16 && in.x.dtype() == DType::kF32 ? DType::kBF16 : DType::kF32;
+  in.norm_eps = norm_eps;
   return in;
 }
 
@@ -83,7 +88,8 @@ void check_shape(std::size_t i, const Tensor& weight, const Shape& expected) {
               std::string(kNames[i]) + ": expected " + expected.to_string() + ", got " + weight.shape().to_string());
 }
 
-MambaConfig config_of(const std::array<Tensor, kWeights>& w) {
+MambaConfig config_of(const Inputs& in) {
+  const std::array<Tensor, kWeights>& w = in.weights;
   for (const auto& [weight, rank] : {std::pair{kInProj, 2}, {kConv, 2}, {kDtProj, 2}, {kALog, 2}}) {
     if (!w[weight].defined() || w[weight].rank() != rank) {
       throw Error(ErrorCode::kInvalidArgument, "mamba",
@@ -99,6 +105,8 @@ MambaConfig config_of(const std::array<Tensor, kWeights>& w) {
   config.d_state = w[kALog].size(1);
   config.bias = w[kInBias].defined();
   config.conv_bias = w[kConvBias].defined();
+  config.norm_dt_B_C = in.norm_eps.has_value();
+  config.norm_dt_B_C_eps = in.norm_eps.value_or(config.norm_dt_B_C_eps);
   return config;
 }
 
@@ -106,8 +114,8 @@ struct BorrowedMamba {
   Mamba mixer;
   std::array<Var, kWeights> vars;  // undefined where there is no weight
 
-  explicit BorrowedMamba(const std::array<Tensor, kWeights>& weights)
-      : mixer(config_of(weights), Init{.placeholder = true}, "") {
+  explicit BorrowedMamba(const Inputs& in) : mixer(config_of(in), Init{.placeholder = true}, "") {
+    const std::array<Tensor, kWeights>& weights = in.weights;
     Parameters parameters;
     mixer.append_parameters(parameters);
     std::size_t next = 0;
@@ -169,7 +177,7 @@ std::shared_ptr<MixerRun> find_run(std::int64_t id) {
 }
 
 void forward_into(MixerRun& run, Context& ctx, const Inputs& in, const Wanted& wanted, bool want_state) {
-  BorrowedMamba borrowed(in.weights);
+  BorrowedMamba borrowed(in);
   run.vars = borrowed.vars;
   for (std::size_t i = 0; i < kWeights; ++i)
     if (run.vars[i].defined()) run.vars[i].set_requires_grad(wanted.weights[i]);
@@ -186,9 +194,9 @@ void forward_into(MixerRun& run, Context& ctx, const Inputs& in, const Wanted& w
 
 // (out, conv state or None, ssm state or None, the run's number or None)
 nb::tuple mixer_forward(nb::handle x, nb::tuple weights, nb::handle conv_state, nb::handle ssm_state,
-                        nb::handle cu_seqlens, nb::handle resets, bool compute_bf16, bool want_state,
-                        nb::tuple wanted_flags) {
-  const Inputs in = borrow_inputs(x, weights, conv_state, ssm_state, cu_seqlens, resets, compute_bf16);
+                        nb::handle cu_seqlens, nb::handle resets, bool compute_bf16, std::optional<double> norm_eps,
+                        bool want_state, nb::tuple wanted_flags) {
+  const Inputs in = borrow_inputs(x, weights, conv_state, ssm_state, cu_seqlens, resets, compute_bf16, norm_eps);
   const Wanted wanted(wanted_flags);
   const std::shared_ptr<MixerRun> run = new_run();
   {
@@ -204,8 +212,8 @@ nb::tuple mixer_forward(nb::handle x, nb::tuple weights, nb::handle conv_state, 
 // Gradients of x, conv_state, ssm_state and the weights in order; None where none is wanted or nothing flowed in.
 nb::list mixer_backward(nb::handle number, nb::handle grad_out, nb::handle grad_conv, nb::handle grad_ssm, nb::handle x,
                         nb::tuple weights, nb::handle conv_state, nb::handle ssm_state, nb::handle cu_seqlens,
-                        nb::handle resets, bool compute_bf16, nb::tuple wanted_flags) {
-  const Inputs in = borrow_inputs(x, weights, conv_state, ssm_state, cu_seqlens, resets, compute_bf16);
+                        nb::handle resets, bool compute_bf16, std::optional<double> norm_eps, nb::tuple wanted_flags) {
+  const Inputs in = borrow_inputs(x, weights, conv_state, ssm_state, cu_seqlens, resets, compute_bf16, norm_eps);
   const Wanted wanted(wanted_flags);
   const Borrower from("mamba", x, "hidden_states");
   const Tensor gy = from(grad_out, "grad of the output"), gc = from(grad_conv, "grad of conv_state"),
@@ -235,10 +243,11 @@ nb::list mixer_backward(nb::handle number, nb::handle grad_out, nb::handle grad_
 
 // One token: x (b,1,m) -> (b,1,m). conv_state (b,d,k), the last k raw inputs as the published cache has them, and
 // ssm_state (b,d,n) are updated in place.
-nb::object mixer_step(nb::handle x, nb::tuple weights, nb::handle conv_state, nb::handle ssm_state) {
-  const Inputs in = borrow_inputs(x, weights, nb::none(), nb::none(), nb::none(), nb::none(), false);
+nb::object mixer_step(nb::handle x, nb::tuple weights, nb::handle conv_state, nb::handle ssm_state,
+                      std::optional<double> norm_eps) {
+  const Inputs in = borrow_inputs(x, weights, nb::none(), nb::none(), nb::none(), nb::none(), false, norm_eps);
   const Tensor window = borrow_writable(conv_state, "conv_state"), ssm = borrow_writable(ssm_state, "ssm_state");
-  const BorrowedMamba borrowed(in.weights);
+  const BorrowedMamba borrowed(in);
   const std::int64_t b = in.x.rank() == 3 ? in.x.size(0) : 0, k = borrowed.mixer.config().d_conv;
   const Shape expected{b, borrowed.mixer.config().d_inner, k};
   if (in.x.rank() != 3 || in.x.size(1) != 1) {
@@ -281,7 +290,8 @@ nb::dict config_dict(const ModelConfig& config) {
   d["dt_rank"] = config.mixer.dt_rank;
   d["conv_bias"] = config.mixer.conv_bias;
   d["bias"] = config.mixer.bias;
-  d["norm_dt_B_C"] = config.mixer.norm_dt_B_C;
+  d["norm_dt_B_C_eps"] = nb::none();
+  if (config.mixer.norm_dt_B_C) d["norm_dt_B_C_eps"] = config.mixer.norm_dt_B_C_eps;
   d["bidirectional"] = config.bidirectional;
   return d;
 }

@@ -46,6 +46,47 @@ def test_hugging_face_layout(folder):
     assert error(model.double()(ids).logits, expected["logits"]) < 1e-9
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_falcon_mamba(fast, tmp_path):
+    goldens, case = Goldens("lm_transformers"), "hf_falcon_mamba"
+    path = GOLDENS / "checkpoints" / case
+    if not path.exists():
+        pytest.skip("checkpoint not among the goldens here")
+    expected, grads = goldens.tensors(case, "out"), goldens.tensors(case, "grad")
+    ids = goldens.tensors(case)["input_ids"].long()
+    model = ct.MambaLMHeadModel.from_pretrained(path, dtype=torch.float64)
+    model.double()
+    for layer in model.backbone.layers:
+        assert layer.mixer.norm_dt_B_C_eps == json.loads((path / "config.json").read_text())["mixer_rms_eps"]
+        layer.mixer.use_fast_path = fast
+    logits = model(ids).logits
+    assert error(logits, expected["logits"]) < 1e-9
+    torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+    parameters = dict(model.named_parameters())
+    assert len(grads) > 10
+    for name, grad in grads.items():
+        name = name.replace("embeddings", "embedding")
+        assert error(parameters[name].grad.reshape(grad.shape), grad) < 1e-8, name
+    generated = model.generate(ids[:, :5], max_length=29)  # a step a token, from the state
+    assert torch.equal(generated, _generated_by_whole_forwards(model, ids[:, :5], 29))
+    with pytest.raises(NotImplementedError, match="state-spaces layout cannot say"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def _generated_by_whole_forwards(model, ids, length):
+    with torch.no_grad():
+        while ids.shape[1] < length:
+            ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], 1)
+    return ids
+
+
+def test_epsilon_of_dt_B_C_must_be_positive():
+    with pytest.raises(ValueError, match="norm_dt_B_C_eps: expected more than 0"):
+        ct.Mamba(8, norm_dt_B_C_eps=0.0)
+    assert ct.Mamba(8, n_layer=2, norm_dt_B_C_eps=0.1).layers[1].mixer.norm_dt_B_C_eps == 0.1
+
+
 def test_epsilon_of_the_file(tmp_path):
     folder = GOLDENS / "checkpoints" / "hf_mamba"
     shutil.copytree(folder, tmp_path / "model")

@@ -159,12 +159,11 @@ class MambaLMHeadModel(nn.Module, GenerationMixin):
     def from_pretrained(cls, pretrained_model_name, device=None, dtype=None, **kwargs):
         """A folder on this machine in state-spaces or Hugging Face layout (`coluber.Model.load` reads the same)."""
         facts, tensors = native.read_checkpoint(os.fspath(pretrained_model_name))
-        for unknown in ("norm_dt_B_C", "bidirectional"):
-            if facts[unknown]:
-                raise NotImplementedError(
-                    f"[from_pretrained] {pretrained_model_name}: expected a plain Mamba, got one with {unknown} "
-                    "(coluber.Model.load runs it)"
-                )
+        if facts["bidirectional"]:
+            raise NotImplementedError(
+                f"[from_pretrained] {pretrained_model_name}: expected a model that reads from left to right, got both "
+                "ways (coluber.Model.load runs it)"
+            )
         config = _config_of(facts)
         model = cls(config, device=device, dtype=dtype, **kwargs)
         if facts["norm_epsilon"] != 1e-5:  # MambaConfig has no name for it
@@ -176,6 +175,11 @@ class MambaLMHeadModel(nn.Module, GenerationMixin):
 
     def save_pretrained(self, save_directory):
         """config.json and pytorch_model.bin in the state-spaces layout; each appears whole or not at all."""
+        if self.config.ssm_cfg.get("norm_dt_B_C_eps") is not None:
+            raise NotImplementedError(
+                "[save_pretrained] expected a plain Mamba, got one that norms dt, B and C, which the state-spaces layout "
+                "cannot say (coluber.Model.save writes the falcon_mamba layout)"
+            )
         os.makedirs(save_directory, exist_ok=True)
 
         def written(name, write):
@@ -198,6 +202,7 @@ def _config_of(facts):
         "d_state": (facts["d_state"], 16), "d_conv": (facts["d_conv"], 4), "conv_bias": (facts["conv_bias"], True),
         "bias": (facts["bias"], False), "expand": (int(expand) if expand == int(expand) else expand, 2),
         "dt_rank": (facts["dt_rank"], math.ceil(facts["d_model"] / 16)),
+        "norm_dt_B_C_eps": (facts["norm_dt_B_C_eps"], None),
     }
     return MambaConfig(
         ssm_cfg={name: value for name, (value, default) in chosen.items() if value != default},

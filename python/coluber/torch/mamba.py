@@ -16,13 +16,13 @@ class _Mixer(torch.autograd.Function):
     """The whole mixer, natively. `number` stands for the tape that forward keeps (python/src/torch_mixer.cc)."""
 
     @staticmethod
-    def forward(ctx, bf16, want_state, cu_seqlens, resets, x, conv_state, ssm_state, *weights):
-        ctx.wanted = ctx.needs_input_grad[4:]  # of x and all that follows
+    def forward(ctx, bf16, norm_eps, want_state, cu_seqlens, resets, x, conv_state, ssm_state, *weights):
+        ctx.wanted = ctx.needs_input_grad[5:]  # of x and all that follows
         out, conv, ssm, number = native.mixer_forward(
-            x, weights, conv_state, ssm_state, cu_seqlens, resets, bf16, want_state, ctx.wanted
+            x, weights, conv_state, ssm_state, cu_seqlens, resets, bf16, norm_eps, want_state, ctx.wanted
         )
         ctx.save_for_backward(number, cu_seqlens, resets, x, conv_state, ssm_state, *weights)
-        ctx.bf16 = bf16
+        ctx.bf16, ctx.norm_eps = bf16, norm_eps
         ctx.set_materialize_grads(False)
         return (out, conv, ssm) if want_state else out
 
@@ -32,9 +32,9 @@ class _Mixer(torch.autograd.Function):
         number, cu_seqlens, resets, x, conv_state, ssm_state, *weights = ctx.saved_tensors
         grads = native.mixer_backward(
             number, grad_out, grad_conv, grad_ssm, x, tuple(weights), conv_state, ssm_state, cu_seqlens, resets,
-            ctx.bf16, ctx.wanted,
+            ctx.bf16, ctx.norm_eps, ctx.wanted,
         )
-        return (None, None, None, None, *grads)
+        return (None, None, None, None, None, *grads)
 
 
 def _check_positive(**numbers):
@@ -43,19 +43,24 @@ def _check_positive(**numbers):
             raise ValueError(f"[mamba] {name}: expected a whole number of 1 or more, got {value!r}")
 
 
+def _over_rms(x, eps):
+    wide = x if x.dtype == torch.float64 else x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
+
+
 class Mamba(nn.Module):
     """hidden_states (b,l,d_model) -> (b,l,d_model), causal.
 
     Arguments are those of the published module. `layer_idx` names this mixer's state in InferenceParams.
     `use_fast_path=False` goes op by op instead of through one native call. Beyond it: `n_layer`, when given, makes a
     stack of that many residual blocks, x = x + mixer(norm(x)), and a final norm (`layers.N.norm`, `layers.N.mixer`,
-    `norm_f`).
+    `norm_f`). `norm_dt_B_C_eps`, when given, divides dt, B and C by their root mean square, as Falcon-Mamba does.
     """
 
     def __init__(
         self, d_model, d_state=16, d_conv=4, expand=2, dt_rank="auto", dt_min=0.001, dt_max=0.1, dt_init="random",
         dt_scale=1.0, dt_init_floor=1e-4, conv_bias=True, bias=False, use_fast_path=True, layer_idx=None, device=None,
-        dtype=None, *, n_layer=None,
+        dtype=None, *, n_layer=None, norm_dt_B_C_eps=None,
     ):
         super().__init__()
         _check_positive(d_model=d_model, d_state=d_state, d_conv=d_conv)
@@ -63,11 +68,14 @@ class Mamba(nn.Module):
         self.d_inner = int(expand * d_model)
         self.dt_rank = math.ceil(d_model / 16) if dt_rank == "auto" else dt_rank
         _check_positive(d_inner=self.d_inner, dt_rank=self.dt_rank)
+        if norm_dt_B_C_eps is not None and not norm_dt_B_C_eps > 0:
+            raise ValueError(f"[mamba] norm_dt_B_C_eps: expected more than 0, or None, got {norm_dt_B_C_eps}")
+        self.norm_dt_B_C_eps = norm_dt_B_C_eps
         self.use_fast_path, self.layer_idx, self.n_layer = use_fast_path, layer_idx, n_layer
         options = dict(
             d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=dt_rank, dt_min=dt_min, dt_max=dt_max,
             dt_init=dt_init, dt_scale=dt_scale, dt_init_floor=dt_init_floor, conv_bias=conv_bias, bias=bias,
-            use_fast_path=use_fast_path, device=device, dtype=dtype,
+            use_fast_path=use_fast_path, device=device, dtype=dtype, norm_dt_B_C_eps=norm_dt_B_C_eps,
         )
         if n_layer is None:
             self._make_mixer(conv_bias, bias, dt_init, dt_scale, dt_min, dt_max, dt_init_floor, device, dtype)
@@ -163,10 +171,10 @@ class Mamba(nn.Module):
         bf16 = (weights[0].dtype if autocast is None else autocast) == torch.bfloat16
         arguments = (cu_seqlens, resets, x, conv_state, ssm_state)
         if torch.is_grad_enabled():
-            results = _Mixer.apply(bf16, want_state, *arguments, *weights)
+            results = _Mixer.apply(bf16, self.norm_dt_B_C_eps, want_state, *arguments, *weights)
         else:
             results = native.mixer_forward(
-                x, weights, conv_state, ssm_state, cu_seqlens, resets, bf16, want_state, ()
+                x, weights, conv_state, ssm_state, cu_seqlens, resets, bf16, self.norm_dt_B_C_eps, want_state, ()
             )
             results = results[:3] if want_state else results[0]
         out, after = (results[0], results[1:]) if want_state else (results, None)
@@ -182,6 +190,8 @@ class Mamba(nn.Module):
         left, conv_after = conv if want_state else (conv, None)
         x_dbl = self.x_proj(left.transpose(1, 2))
         dt, B, C = torch.split(x_dbl, [self.dt_rank, self.d_state, self.d_state], dim=-1)
+        if self.norm_dt_B_C_eps is not None:
+            dt, B, C = (_over_rms(part, self.norm_dt_B_C_eps) for part in (dt, B, C))
         dt = F.linear(dt, self.dt_proj.weight).transpose(1, 2)
         scanned = _scan(
             left, dt, A, B.transpose(1, 2), C.transpose(1, 2), self.D, z, self.dt_proj.bias, True, ssm_state,
@@ -287,7 +297,7 @@ class Mamba(nn.Module):
     def _step(self, x, conv_state, ssm_state):
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         conv, ssm = conv_state.to(wide), ssm_state.to(wide)
-        out = native.mixer_step(x, self._weights(), conv, ssm)
+        out = native.mixer_step(x, self._weights(), conv, ssm, self.norm_dt_B_C_eps)
         if conv is not conv_state:
             conv_state.copy_(conv)
         if ssm is not ssm_state:
