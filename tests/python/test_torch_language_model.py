@@ -61,12 +61,16 @@ def test_falcon_mamba(fast, tmp_path):
         layer.mixer.use_fast_path = fast
     logits = model(ids).logits
     assert error(logits, expected["logits"]) < 1e-9
-    torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+    loss.backward(retain_graph=True)
+    once = model.backbone.layers[0].mixer.x_proj.weight.grad.clone()
     parameters = dict(model.named_parameters())
     assert len(grads) > 10
     for name, grad in grads.items():
         name = name.replace("embeddings", "embedding")
         assert error(parameters[name].grad.reshape(grad.shape), grad) < 1e-8, name
+    loss.backward()  # the tape was played: forward is run again for this one
+    assert error(model.backbone.layers[0].mixer.x_proj.weight.grad, 2 * once) < 1e-12
     generated = model.generate(ids[:, :5], max_length=29)  # a step a token, from the state
     assert torch.equal(generated, _generated_by_whole_forwards(model, ids[:, :5], 29))
     with pytest.raises(NotImplementedError, match="state-spaces layout cannot say"):
