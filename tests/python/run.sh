@@ -1,6 +1,7 @@
 #!/bin/bash
 # One step of the Python tests; everything is written below WORK.
 #   run.sh wheel PYTHON SOURCE WORK          builds the wheel, installs it into empty environments, looks at its size
+#   run.sh sdist PYTHON SOURCE WORK          makes the archive of sources, looks whether all that a wheel takes is in it
 #   run.sh plain|torch|harness PYTHON SOURCE WORK FILE   runs one file of tests there
 set -euo pipefail
 step=$1 python=$2 source=$3 work=$4
@@ -46,6 +47,19 @@ if [ "$step" = wheel ]; then
   pip_install torch pytest
   torch/bin/pip install --quiet --disable-pip-version-check --no-index --no-deps --force-reinstall "./$wheel"
   touch ready
+  exit 0
+fi
+
+if [ "$step" = sdist ]; then
+  rm -rf sdist
+  (cd "$source" && "$work/build/bin/python" -c 'import sys; from scikit_build_core.build import build_sdist
+build_sdist(sys.argv[1])' "$work/sdist") >sdist.log 2>&1 || { tail -n 60 sdist.log; exit 1; }
+  tar -tzf sdist/coluber-*.tar.gz | sed 's|^[^/]*/||' | sort >sdist/has
+  (cd "$source" && find CMakeLists.txt LICENSE pyproject.toml apps cmake include python src tools tests/python -type f \
+    ! -path '*/__pycache__/*') | sort >sdist/wants
+  missing=$(comm -13 sdist/has sdist/wants)
+  echo "$(wc -l <sdist/wants) files, $(wc -c <sdist/coluber-*.tar.gz) bytes"
+  [ -z "$missing" ] || { echo "not in the archive: $missing"; exit 1; }
   exit 0
 fi
 
