@@ -1,0 +1,17 @@
+#include "kernels/loss.h"
+
+#include "coluber/dtype.h"
+#include "kernels/no_cuda/refuse.h"
+
+namespace coluber::cuda {
+
+template <class T>
+void cross_entropy_rows(const Stream& stream, const CrossEntropyRowsParams<T>&) {
+  refuse_kernel(stream);
+}
+
+template void cross_entropy_rows(const Stream&, const CrossEntropyRowsParams<float>&);
+template void cross_entropy_rows(const Stream&, const CrossEntropyRowsParams<bfloat16>&);
+template void cross_entropy_rows(const Stream&, const CrossEntropyRowsParams<float16>&);
+
+}  // namespace coluber::cuda
