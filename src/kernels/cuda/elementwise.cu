@@ -1,0 +1,290 @@
+// Small things over whole tensors. Each kernel is a loop over 16-byte pieces; a matrix whose rows follow each other is
+// one long row.
+#include "kernels/elementwise.h"
+
+#include "kernels/cuda/common/launch.h"
+#include "kernels/cuda/common/numbers.cuh"
+
+namespace coluber::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr std::int64_t kMaxBlocks = 132 * 32;  // beyond what a device holds at once; the loops take the rest
+constexpr int kSumBlocks = 1024;               // partial sums: an order that depends on the shape alone
+
+// N numbers as one load or store.
+template <class T, int N>
+struct alignas(N * sizeof(T)) Piece {
+  T values[N];
+};
+
+// Philox4x32-10, core/rng.h's block().
+struct DropoutMask {
+  std::uint64_t seed, stream;
+  std::uint32_t threshold;
+  float factor;
+
+  __device__ uint4 words(std::uint64_t block) const {
+    uint4 c = {static_cast<unsigned>(block), static_cast<unsigned>(block >> 32), static_cast<unsigned>(stream),
+               static_cast<unsigned>(stream >> 32)};
+    auto key0 = static_cast<unsigned>(seed), key1 = static_cast<unsigned>(seed >> 32);
+#pragma unroll
+    for (int round = 0; round < 10; ++round) {
+      const unsigned low0 = 0xD2511F53u * c.x, high0 = __umulhi(0xD2511F53u, c.x);
+      const unsigned low1 = 0xCD9E8D57u * c.z, high1 = __umulhi(0xCD9E8D57u, c.z);
+      c = {high1 ^ c.y ^ key0, low1, high0 ^ c.w ^ key1, low0};
+      key0 += 0x9E3779B9u;
+      key1 += 0xBB67AE85u;
+    }
+    return c;
+  }
+  __device__ float apply(float x, unsigned word) const { return (word >> 8) >= threshold ? x * factor : 0.0f; }
+};
+
+// What happens to N numbers that lie at `at` of their row, the row beginning with element number `first`.
+template <class T>
+struct AddOp {
+  View<T, 2> to;
+  View<const T, 2> from;
+  float scale;
+
+  template <int N>
+  __device__ void run(std::int64_t row, std::int64_t at) const {
+    T* p = to.ptr(row) + at;
+    Piece<T, N> a = *reinterpret_cast<const Piece<T, N>*>(p);
+    const auto x = *reinterpret_cast<const Piece<T, N>*>(from.ptr(row) + at);
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      a.values[i] = from_float<T>(fmaf(scale, to_float(x.values[i]), to_float(a.values[i])));
+    *reinterpret_cast<Piece<T, N>*>(p) = a;
+  }
+};
+
+template <class T>
+struct ScaleOp {
+  View<T, 2> to;
+  float scale;
+
+  template <int N>
+  __device__ void run(std::int64_t row, std::int64_t at) const {
+    T* p = to.ptr(row) + at;
+    Piece<T, N> a = *reinterpret_cast<const Piece<T, N>*>(p);
+#pragma unroll
+    for (int i = 0; i < N; ++i) a.values[i] = from_float<T>(scale * to_float(a.values[i]));
+    *reinterpret_cast<Piece<T, N>*>(p) = a;
+  }
+};
+
+template <class T>
+struct MultiplyOp {
+  const T *a, *b;
+  T* y;
+
+  template <int N>
+  __device__ void run(std::int64_t, std::int64_t at) const {
+    const auto u = *reinterpret_cast<const Piece<T, N>*>(a + at);
+    const auto v = *reinterpret_cast<const Piece<T, N>*>(b + at);
+    Piece<T, N> out;
+#pragma unroll
+    for (int i = 0; i < N; ++i) out.values[i] = from_float<T>(to_float(u.values[i]) * to_float(v.values[i]));
+    *reinterpret_cast<Piece<T, N>*>(y + at) = out;
+  }
+};
+
+struct NegExpOp {
+  const float* x;
+  float* y;
+
+  template <int N>
+  __device__ void run(std::int64_t, std::int64_t at) const {
+    auto u = *reinterpret_cast<const Piece<float, N>*>(x + at);
+#pragma unroll
+    for (int i = 0; i < N; ++i) u.values[i] = -expf(u.values[i]);
+    *reinterpret_cast<Piece<float, N>*>(y + at) = u;
+  }
+};
+
+template <class T>
+struct DropoutOp {
+  View<const T, 2> x;
+  View<T, 2> y;
+  std::int64_t columns;  // of the whole tensor, which may be one long row here
+  DropoutMask mask;
+
+  template <int N>
+  __device__ void run(std::int64_t row, std::int64_t at) const {
+    const auto first = static_cast<std::uint64_t>(row * columns + at);
+    const auto in = *reinterpret_cast<const Piece<T, N>*>(x.ptr(row) + at);
+    Piece<T, N> out;
+    if constexpr (N == 1) {
+      const uint4 w = mask.words(first / 4);
+      const unsigned lane = first % 4;
+      const unsigned word = lane == 0 ? w.x : lane == 1 ? w.y : lane == 2 ? w.z : w.w;
+      out.values[0] = from_float<T>(mask.apply(to_float(in.values[0]), word));
+    } else {
+#pragma unroll
+      for (int i = 0; i < N; i += 4) {  // `first` is a multiple of 4
+        const uint4 w = mask.words(first / 4 + i / 4);
+        out.values[i] = from_float<T>(mask.apply(to_float(in.values[i]), w.x));
+        out.values[i + 1] = from_float<T>(mask.apply(to_float(in.values[i + 1]), w.y));
+        out.values[i + 2] = from_float<T>(mask.apply(to_float(in.values[i + 2]), w.z));
+        out.values[i + 3] = from_float<T>(mask.apply(to_float(in.values[i + 3]), w.w));
+      }
+    }
+    *reinterpret_cast<Piece<T, N>*>(y.ptr(row) + at) = out;
+  }
+};
+
+template <int N, class Op>
+__global__ void __launch_bounds__(kThreads) elementwise_fwd_pieces(Op op, std::int64_t rows, std::int64_t columns) {
+  const std::int64_t pieces = columns / N, step = gridDim.x * std::int64_t{kThreads};
+  for (std::int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
+    for (std::int64_t i = blockIdx.x * std::int64_t{kThreads} + threadIdx.x; i < pieces; i += step)
+      op.template run<N>(row, i * N);
+    // What is left of a row that is no multiple of N, by the last block.
+    if (N > 1 && blockIdx.x == gridDim.x - 1 && threadIdx.x < columns - pieces * N)
+      op.template run<1>(row, pieces * N + threadIdx.x);
+  }
+}
+
+// `vectors`: every row of every tensor begins at 16 bytes.
+template <class T, class Op>
+void launch(const Stream& stream, const Op& op, std::int64_t rows, std::int64_t columns, bool vectors) {
+  if (rows == 0 || columns == 0) return;
+  const DeviceScope scope(stream.device);
+  const std::int64_t pieces = vectors ? divide_up(columns, kPerVector<T>) : columns;
+  const auto x = static_cast<unsigned>(std::min(divide_up(pieces, kThreads), kMaxBlocks));
+  const dim3 grid(x, static_cast<unsigned>(std::min(rows, divide_up(kMaxBlocks, x))));
+  if (vectors)
+    elementwise_fwd_pieces<kPerVector<T>><<<grid, kThreads, 0, handle_of(stream)>>>(op, rows, columns);
+  else
+    elementwise_fwd_pieces<1><<<grid, kThreads, 0, handle_of(stream)>>>(op, rows, columns);
+  check_launch("elementwise_fwd_pieces");
+}
+
+template <class T>
+bool is_one_row(const View<T, 2>& v) {
+  return v.shape[0] == 1 || v.strides[0] == v.shape[1];
+}
+template <class T>
+bool has_aligned_rows(const View<T, 2>& v) {
+  return is_aligned(v.data, 16) &&
+         (v.shape[0] == 1 || v.strides[0] * static_cast<std::int64_t>(sizeof(T)) % 16 == 0);
+}
+template <class T>
+View<T, 2> one_row(View<T, 2> v) {
+  v.shape[1] *= v.shape[0];
+  v.shape[0] = 1;
+  return v;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) sum_of_squares_fwd_parts(View<const T, 2> x, bool vectors, double* parts) {
+  constexpr int kPer = kPerVector<T>;
+  double sum = 0;
+  const std::int64_t step = gridDim.x * std::int64_t{kThreads};
+  for (std::int64_t row = 0; row < x.shape[0]; ++row) {
+    const T* from = x.ptr(row);
+    const std::int64_t pieces = vectors ? x.shape[1] / kPer : 0;
+    const std::int64_t first = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
+    for (std::int64_t i = first; i < pieces; i += step) {
+      const Vector<T> v = load_vector(from + i * kPer);
+      float squares[kPer];  // of 16-bit numbers they are exact or rounded once
+#pragma unroll
+      for (int k = 0; k < kPer; ++k) squares[k] = to_float(v.values[k]);
+#pragma unroll
+      for (int k = 0; k < kPer; ++k) sum = fma(static_cast<double>(squares[k]), static_cast<double>(squares[k]), sum);
+    }
+    for (std::int64_t i = pieces * kPer + first; i < x.shape[1]; i += step) {
+      const double v = to_float(from[i]);
+      sum = fma(v, v, sum);
+    }
+  }
+  __shared__ double of_warp[kThreads / 32];
+  for (int lane = 16; lane > 0; lane /= 2) sum += __shfl_xor_sync(~0u, sum, lane);
+  if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = sum;
+  __syncthreads();
+  if (threadIdx.x > 0) return;
+  sum = 0;
+  for (int warp = 0; warp < kThreads / 32; ++warp) sum += of_warp[warp];
+  parts[blockIdx.x] = sum;
+}
+
+// One block: thread i adds parts i, i + kThreads, ...; then the threads' sums in order of a tree.
+__global__ void __launch_bounds__(kThreads) sum_of_squares_fwd_total(const double* parts, int count, double* total) {
+  __shared__ double sums[kThreads];
+  double sum = 0;
+  for (int i = threadIdx.x; i < count; i += kThreads) sum += parts[i];
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  for (int half = kThreads / 2; half > 0; half /= 2) {
+    if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) *total += sums[0];
+}
+
+}  // namespace
+
+template <class T>
+void add(const Stream& stream, View<T, 2> accumulator, View<const T, 2> x, float scale) {
+  if (is_one_row(accumulator) && is_one_row(x)) {
+    accumulator = one_row(accumulator);
+    x = one_row(x);
+  }
+  launch<T>(stream, AddOp<T>{accumulator, x, scale}, x.shape[0], x.shape[1],
+            has_aligned_rows(accumulator) && has_aligned_rows(x));
+}
+
+template <class T>
+void scale(const Stream& stream, View<T, 2> x, float scale) {
+  if (is_one_row(x)) x = one_row(x);
+  launch<T>(stream, ScaleOp<T>{x, scale}, x.shape[0], x.shape[1], has_aligned_rows(x));
+}
+
+void neg_exp(const Stream& stream, const float* x, float* y, std::int64_t n) {
+  launch<float>(stream, NegExpOp{x, y}, 1, n, is_aligned(x, 16) && is_aligned(y, 16));
+}
+
+template <class T>
+void multiply(const Stream& stream, const T* a, const T* b, T* y, std::int64_t n) {
+  launch<T>(stream, MultiplyOp<T>{a, b, y}, 1, n, is_aligned(a, 16) && is_aligned(b, 16) && is_aligned(y, 16));
+}
+
+template <class T>
+void sum_of_squares(const Stream& stream, View<const T, 2> x, double* sum) {
+  if (x.shape[0] * x.shape[1] == 0) return;
+  const DeviceScope scope(stream.device);
+  if (is_one_row(x)) x = one_row(x);
+  Scratch scratch(stream);
+  const int blocks = static_cast<int>(std::min<std::int64_t>(divide_up(x.shape[1], kThreads * 8), kSumBlocks));
+  auto* parts = scratch.allocate<double>(blocks);
+  sum_of_squares_fwd_parts<<<blocks, kThreads, 0, handle_of(stream)>>>(x, has_aligned_rows(x), parts);
+  sum_of_squares_fwd_total<<<1, kThreads, 0, handle_of(stream)>>>(parts, blocks, sum);
+  check_launch("sum_of_squares_fwd");
+}
+
+template <class T>
+void dropout(const Stream& stream, const DropoutParams<T>& p) {
+  DropoutOp<T> op{p.x, p.y, p.x.shape[1], {p.seed, p.stream, p.threshold(), static_cast<float>(1 / (1 - p.p))}};
+  if (is_one_row(op.x) && is_one_row(op.y)) {
+    op.x = one_row(op.x);
+    op.y = one_row(op.y);
+  }
+  const bool whole_blocks = op.x.shape[0] == 1 || op.columns % 4 == 0;  // a row begins with a Philox block
+  launch<T>(stream, op, op.x.shape[0], op.x.shape[1],
+            whole_blocks && has_aligned_rows(op.x) && has_aligned_rows(op.y));
+}
+
+#define COLUBER_INSTANTIATE(T)                                                 \
+  template void add(const Stream&, View<T, 2>, View<const T, 2>, float);       \
+  template void scale(const Stream&, View<T, 2>, float);                       \
+  template void multiply(const Stream&, const T*, const T*, T*, std::int64_t); \
+  template void sum_of_squares(const Stream&, View<const T, 2>, double*);      \
+  template void dropout(const Stream&, const DropoutParams<T>&);
+COLUBER_INSTANTIATE(float)
+COLUBER_INSTANTIATE(bfloat16)
+COLUBER_INSTANTIATE(float16)
+#undef COLUBER_INSTANTIATE
+
+}  // namespace coluber::cuda
