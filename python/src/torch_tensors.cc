@@ -19,8 +19,14 @@ TorchFunctions& torch_functions() {
   return functions;
 }
 
+// PyObject_CallOneArg, which the stable ABI does not have. Null with Python's exception set.
+PyObject* call_one(PyObject* function, nb::handle argument) {
+  PyObject* const arguments[] = {argument.ptr()};
+  return PyObject_Vectorcall(function, arguments, 1, nullptr);
+}
+
 nb::object call(PyObject* function, nb::handle argument) {
-  PyObject* const result = PyObject_CallOneArg(function, argument.ptr());
+  PyObject* const result = call_one(function, argument);
   if (result == nullptr) throw nb::python_error();
   return nb::steal(result);
 }
@@ -41,7 +47,7 @@ std::string_view torch_name(DType dtype) {
 
 // A capsule of the tensor's memory; what torch itself cannot share is refused in our words.
 nb::object taken(nb::handle tensor, std::string_view name) {
-  PyObject* const capsule = PyObject_CallOneArg(torch_functions().to_dlpack, tensor.ptr());
+  PyObject* const capsule = call_one(torch_functions().to_dlpack, tensor);
   if (capsule != nullptr) return nb::steal(capsule);
   PyErr_Clear();
   std::string got = nb::cast<std::string>(nb::inst_name(tensor));
