@@ -5,6 +5,7 @@ from typing import Iterable, List, NamedTuple, Optional, Union
 
 from . import _native
 from ._native import SamplingOptions, State, Tokenizer
+from .arguments import names_wrong_types
 
 __all__ = ["Generation", "GenerationStream", "Session"]
 
@@ -138,6 +139,7 @@ class Session:
 
     __slots__ = ("_native", "model", "__weakref__")
 
+    @names_wrong_types
     def __init__(
         self,
         model,

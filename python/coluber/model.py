@@ -9,6 +9,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
 
 from . import _native
 from ._native import SamplingOptions, State
+from .arguments import names_wrong_types
 from .config import ModelConfig, config_of
 from .generation import GenerationStream, PathLike, Session, is_batch, prompt_ids
 from .ops import _like
@@ -79,6 +80,7 @@ class Model:
         return self
 
     @classmethod
+    @names_wrong_types
     def create(
         cls,
         config: Union[str, ModelConfig, Dict[str, Any], None] = None,
@@ -98,6 +100,7 @@ class Model:
         self.tokenizer = tokenizer
         return self
 
+    @names_wrong_types
     def save(
         self,
         path: PathLike,
@@ -166,16 +169,19 @@ class Model:
         changes the model."""
         return self._native.parameters()
 
+    @names_wrong_types
     def to(self, dtype: str) -> "Model":
         """The same model with its matrices in another dtype: a copy."""
         other = type(self)._of(self._native.to(dtype), self._tokenizer, self.path)
         other._beside = self._beside
         return other
 
+    @names_wrong_types
     def make_state(self, batch: int = 1) -> State:
         """The state before the first token of `batch` sequences."""
         return self._native.make_state(batch)
 
+    @names_wrong_types
     def forward(
         self,
         ids,
@@ -201,10 +207,12 @@ class Model:
 
     __call__ = forward
 
+    @names_wrong_types
     def step(self, ids, state: State, *, algorithm: str = "auto"):
         """Logits (b,v) f32 after one more token for each sequence, ids (b); updates `state` in place."""
         return _like(ids, self._native.step(ids, state, algorithm))
 
+    @names_wrong_types
     def evaluate(
         self,
         ids,
@@ -230,6 +238,7 @@ class Model:
         """Session(self, **options)."""
         return Session(self, **options)
 
+    @names_wrong_types
     def generate(
         self,
         prompt=None,
@@ -285,6 +294,8 @@ class Model:
                 "[generate] tokenizer: expected one, got None (set model.tokenizer, 'bytes' for a model of bytes, or "
                 "take stream='ids')"
             )
+        if start is not None and not isinstance(start, Session):
+            raise TypeError(f"[generate] start: expected a Session or None, got {type(start).__name__}")
         many = is_batch(prompt)
         prompts = [
             prompt_ids(tokenizer, one, bos, parse_special, start is not None) for one in (prompt if many else [prompt])

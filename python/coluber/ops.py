@@ -16,6 +16,7 @@ Wrong shapes and values raise ValueError, what is no array TypeError, arrays on 
 from typing import Any, NamedTuple
 
 from . import _native
+from .arguments import names_wrong_types
 
 __all__ = [
     "CausalConv1dGrads",
@@ -42,7 +43,6 @@ __all__ = [
     "selective_scan_forward",
     "selective_scan_step",
 ]
-
 
 
 def _numpy(array):
@@ -120,6 +120,7 @@ class CrossEntropy(NamedTuple):
     grad_bias: Any
 
 
+@names_wrong_types
 def selective_scan_forward(
     u, dt, A, B, C, D=None, z=None, dt_bias=None, *, dt_softplus: bool = False, reverse: bool = False, state_in=None,
     cu_seqlens=None, resets=None, return_state: bool = False, algorithm: str = "auto",
@@ -132,11 +133,13 @@ def selective_scan_forward(
     own; D, dt_bias (d); state_in (s,d,n). Returns y (b,l,d), or (y, state_out) with `return_state`.
     """
     y, state, _ = _native.selective_scan_forward(
-        u, dt, A, B, C, D, z, dt_bias, dt_softplus, reverse, state_in, cu_seqlens, resets, return_state, False, algorithm
+        u, dt, A, B, C, D, z, dt_bias, dt_softplus, reverse, state_in, cu_seqlens, resets, return_state, False,
+        algorithm,
     )
     return _like(u, (y, state)) if return_state else _like(u, y)
 
 
+@names_wrong_types
 def selective_scan_backward(
     grad_y, u, dt, A, B, C, D=None, z=None, dt_bias=None, *, dt_softplus: bool = False, reverse: bool = False,
     state_in=None, cu_seqlens=None, resets=None, grad_state_out=None, algorithm: str = "auto",
@@ -149,13 +152,15 @@ def selective_scan_backward(
     return SelectiveScanGrads(*_like(u, grads))
 
 
+@names_wrong_types
 def selective_scan_step(
     state, u, dt, A, B, C, D=None, z=None, dt_bias=None, *, dt_softplus: bool = False, algorithm: str = "auto"
 ):
-    """One token: shapes as in selective_scan_forward with l = 1. Updates `state` (b,d,n) in place; returns y (b,1,d)."""
+    """One token: shapes as in selective_scan_forward with l = 1. Updates `state` (b,d,n) in place; gives y (b,1,d)."""
     return _like(u, _native.selective_scan_step(state, u, dt, A, B, C, D, z, dt_bias, dt_softplus, algorithm))
 
 
+@names_wrong_types
 def causal_conv1d_forward(
     x, weight, bias=None, *, silu: bool = False, reverse: bool = False, state_in=None, cu_seqlens=None, resets=None,
     return_state: bool = False, algorithm: str = "auto",
@@ -171,6 +176,7 @@ def causal_conv1d_forward(
     return _like(x, (y, state)) if return_state else _like(x, y)
 
 
+@names_wrong_types
 def causal_conv1d_backward(
     grad_y, x, weight, bias=None, *, silu: bool = False, reverse: bool = False, state_in=None, cu_seqlens=None,
     resets=None, grad_state_out=None, algorithm: str = "auto",
@@ -182,11 +188,13 @@ def causal_conv1d_backward(
     return CausalConv1dGrads(*_like(x, grads))
 
 
+@names_wrong_types
 def causal_conv1d_step(state, x, weight, bias=None, *, silu: bool = False, algorithm: str = "auto"):
     """One token: x (b,1,d). Updates `state` (b,d,k-1) in place; returns y (b,1,d)."""
     return _like(x, _native.causal_conv1d_step(state, x, weight, bias, silu, algorithm))
 
 
+@names_wrong_types
 def norm_forward(
     x, weight=None, bias=None, *, residual=None, z=None, kind: str = "rms", eps: float = 1e-5,
     norm_before_gate: bool = False, group_size: int = 0, return_residual: bool = False, algorithm: str = "auto",
@@ -203,6 +211,7 @@ def norm_forward(
     return _like(x, (y, r)) if return_residual else _like(x, y)
 
 
+@names_wrong_types
 def norm_backward(
     grad_y, x, weight=None, bias=None, *, residual=None, z=None, kind: str = "rms", eps: float = 1e-5,
     norm_before_gate: bool = False, group_size: int = 0, grad_residual_out=None, algorithm: str = "auto",
@@ -214,16 +223,19 @@ def norm_backward(
     return NormGrads(*_like(x, grads))
 
 
+@names_wrong_types
 def rms_norm(x, weight=None, bias=None, *, residual=None, eps: float = 1e-5, return_residual: bool = False):
     """norm_forward of kind "rms": (x + residual) / sqrt(mean((x + residual)^2) + eps) weight + bias."""
     return norm_forward(x, weight, bias, residual=residual, kind="rms", eps=eps, return_residual=return_residual)
 
 
+@names_wrong_types
 def layer_norm(x, weight=None, bias=None, *, residual=None, eps: float = 1e-5, return_residual: bool = False):
     """norm_forward of kind "layer": mean taken off, then divided by the standard deviation."""
     return norm_forward(x, weight, bias, residual=residual, kind="layer", eps=eps, return_residual=return_residual)
 
 
+@names_wrong_types
 def linear_forward(x, weight, bias=None, *, compute: str = "f32", algorithm: str = "auto"):
     """y = x weight^T + bias: x (...,in), weight (out,in) of any floating dtype, bias (out) -> (...,out).
 
@@ -232,21 +244,25 @@ def linear_forward(x, weight, bias=None, *, compute: str = "f32", algorithm: str
     return _like(x, _native.linear_forward(x, weight, bias, compute, algorithm))
 
 
+@names_wrong_types
 def linear_backward(grad_y, x, weight, bias=None, *, compute: str = "f32", algorithm: str = "auto") -> LinearGrads:
     """Gradients of linear_forward for grad_y (...,out)."""
     return LinearGrads(*_like(x, _native.linear_backward(grad_y, x, weight, bias, compute, algorithm)))
 
 
+@names_wrong_types
 def embedding_forward(ids, table, *, algorithm: str = "auto"):
     """Rows of table (v,m) for ids (...) in [0, v): (...,m), float32 (float64 for a float64 table)."""
     return _like(table, _native.embedding_forward(ids, table, algorithm))
 
 
+@names_wrong_types
 def embedding_backward(grad_y, ids, num_rows: int, *, algorithm: str = "auto"):
     """Gradient (num_rows,m) of the table for grad_y (...,m); rows are summed in token order."""
     return _like(grad_y, _native.embedding_backward(grad_y, ids, num_rows, algorithm))
 
 
+@names_wrong_types
 def linear_cross_entropy(
     x, weight, targets, bias=None, *, compute: str = "f32", return_grads: bool = False, algorithm: str = "auto"
 ) -> CrossEntropy:

@@ -7,6 +7,7 @@ from typing import Callable, Iterable, List, Optional, Sequence, Tuple, Union
 
 from . import _native
 from ._native import Tokenizer
+from .arguments import names_wrong_types
 from .generation import PathLike
 from .model import Model
 from .training_data import Batches, batch_parts, is_path, is_tokens, paths_of
@@ -55,6 +56,7 @@ class Trainer:
     `model` is trained in place.
     """
 
+    @names_wrong_types
     def __init__(
         self,
         data=None,

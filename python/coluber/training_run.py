@@ -110,6 +110,11 @@ class Hooks:
     """What a run calls: the caller's functions and the bar."""
 
     def __init__(self, trainer: Any, on_step, on_eval, on_sample, on_checkpoint, should_stop, progress):
+        given = {"on_step": on_step, "on_eval": on_eval, "on_sample": on_sample, "on_checkpoint": on_checkpoint,
+                 "should_stop": should_stop}
+        for name, hook in given.items():
+            if hook is not None and not callable(hook):
+                raise TypeError(f"[train] {name}: expected a function, got {type(hook).__name__}")
         self._trainer = trainer
         self._on_step, self._on_eval, self._on_sample = on_step, on_eval, on_sample
         self._on_checkpoint, self._should_stop = on_checkpoint, should_stop

@@ -201,6 +201,8 @@ class Mamba(nn.Module):
         return self.out_proj(y.transpose(1, 2)), (conv_after, ssm_after) if want_state else None
 
     def _check_input(self, x):
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"[mamba] hidden_states: expected a torch tensor, got {type(x).__name__}")
         if x.dim() != 3 or x.shape[-1] != self.d_model:
             raise ValueError(f"[mamba] hidden_states: expected (b, l, {self.d_model}), got {tuple(x.shape)}")
 
