@@ -47,6 +47,7 @@ def names_wrong_types(function: _F) -> _F:
             sentence = next(filter(None, found), None)
             if sentence is None:
                 raise
-        raise TypeError(f"[{function.__qualname__.replace('.__init__', '')}] {sentence}") from None
+        name = function.__qualname__.replace(".__init__", "").lstrip("_")
+        raise TypeError(f"[{name}] {sentence}") from None
 
     return typing.cast(_F, call)

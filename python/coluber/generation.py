@@ -154,10 +154,9 @@ class Session:
         greedy: bool = False,
         seed: int = 0,
     ):
-        options = SamplingOptions(
-            temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
-            greedy=greedy, seed=seed,
-        )
+        if not hasattr(model, "generate"):
+            raise TypeError(f"[session] model: expected a Model, got {type(model).__name__}")
+        options = _sampling_options(temperature, top_k, top_p, min_p, repetition_penalty, greedy, seed)
         self._native = _native.make_session(model._native, options, state, _vocab_size(model), stream)
         self.model = model
 
@@ -200,7 +199,7 @@ class Session:
             return Session._of(self._native.copy(), self.model)
         names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "greedy", "seed")
         mine = {name: getattr(self.options, name) for name in names}
-        return Session._of(self._native.fork(SamplingOptions(**{**mine, **options}), stream or 0), self.model)
+        return Session._of(self._native.fork(_sampling_options(**{**mine, **options}), stream or 0), self.model)
 
     __copy__ = fork
 
@@ -211,7 +210,7 @@ class Session:
     @classmethod
     def load(cls, path: PathLike, model, *, stream: int = 0, **options) -> "Session":
         """What save() wrote; with the same model, options and stream it draws what that session would have drawn."""
-        native = _native.load_session(path, model._native, SamplingOptions(**options), _vocab_size(model), stream)
+        native = _native.load_session(path, model._native, _sampling_options(**options), _vocab_size(model), stream)
         return cls._of(native, model)
 
     def __repr__(self) -> str:
@@ -220,3 +219,14 @@ class Session:
 
 def _vocab_size(model) -> int:
     return 0 if model.tokenizer is None else model.tokenizer.vocab_size
+
+
+@names_wrong_types
+def _sampling_options(
+    temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0, repetition_penalty: float = 1.0,
+    greedy: bool = False, seed: int = 0,
+) -> SamplingOptions:
+    return SamplingOptions(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
+        greedy=greedy, seed=seed,
+    )

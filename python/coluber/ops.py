@@ -223,13 +223,11 @@ def norm_backward(
     return NormGrads(*_like(x, grads))
 
 
-@names_wrong_types
 def rms_norm(x, weight=None, bias=None, *, residual=None, eps: float = 1e-5, return_residual: bool = False):
     """norm_forward of kind "rms": (x + residual) / sqrt(mean((x + residual)^2) + eps) weight + bias."""
     return norm_forward(x, weight, bias, residual=residual, kind="rms", eps=eps, return_residual=return_residual)
 
 
-@names_wrong_types
 def layer_norm(x, weight=None, bias=None, *, residual=None, eps: float = 1e-5, return_residual: bool = False):
     """norm_forward of kind "layer": mean taken off, then divided by the standard deviation."""
     return norm_forward(x, weight, bias, residual=residual, kind="layer", eps=eps, return_residual=return_residual)

@@ -44,8 +44,13 @@ def test_model_session_and_training(model):
     ids = np.zeros((1, 3), np.int32)
     with pytest.raises(TypeError, match=r"^\[Model.forward\] state: expected State or None, got int$"):
         model.forward(ids, state=5)
-    with pytest.raises(TypeError, match=r"^\[Session\] top_k: expected a whole number, got str$"):
-        coluber.Session(model, top_k="x")
+    with pytest.raises(TypeError, match=r"^\[session\] model: expected a Model, got int$"):
+        coluber.Session(5)
+    for make in (lambda **options: coluber.Session(model, **options), coluber.Session(model).fork):
+        with pytest.raises(TypeError, match=r"^\[sampling_options\] top_k: expected a whole number, got str$"):
+            make(top_k="x")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'temp'$"):
+        coluber.Session(model).fork(temp=1)
     with pytest.raises(TypeError, match=r"^\[Trainer\] vocab_size: expected a whole number or None, got str$"):
         coluber.train(np.arange(900) % 50, vocab_size="x", max_steps=1)
     with pytest.raises(TypeError, match=r"^\[train\] on_step: expected a function, got int$"):
