@@ -1,0 +1,278 @@
+// Forward of selective_scan: kernels for any shape and for one token, and the choice among them and the tiled one.
+#include "kernels/cuda/common/activation.cuh"
+#include "kernels/cuda/selective_scan_tiled.cuh"
+
+namespace coluber::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kStepThreads = 256;
+
+// K states of a lane: numbers i, i + lanes, ... of one channel.
+template <int K, bool kComplex>
+struct LaneStates {
+  float A[K], A_im[K];  // re times log2 e, im divided by pi
+  float h[K], h_im[K];
+};
+
+// Rows of one token for a lane, and whether each state is there.
+template <class T, int K, bool kComplex>
+struct LaneInputs {
+  float dt, u, z;
+  float B[K], B_im[K], C[K], C_im[K];
+  bool reset;
+};
+
+template <class T, int K, bool kComplex>
+__device__ __forceinline__ void load_coefficients(const T* row, std::int64_t n, int lane, int lanes, float (&re)[K],
+                                                  float (&im)[K]) {
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+    const std::int64_t i = lane + k * lanes;
+    re[k] = i < n ? to_float(row[kComplex ? 2 * i : i]) : 0.0f;
+    im[k] = kComplex && i < n ? to_float(row[2 * i + 1]) : 0.0f;
+  }
+}
+
+template <class T, int K, bool kComplex>
+__device__ __forceinline__ float advance(LaneStates<K, kComplex>& s, const LaneInputs<T, K, kComplex>& in) {
+  const float x = in.dt * in.u;
+  float y = 0;
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+    const float h = in.reset ? 0.0f : s.h[k], h_im = in.reset ? 0.0f : s.h_im[k];
+    const float decay = scan_exp2(in.dt * s.A[k]);
+    if constexpr (kComplex) {
+      float sine, cosine;
+      sincospif(in.dt * s.A_im[k], &sine, &cosine);
+      const float re = decay * cosine, im = decay * sine;
+      s.h[k] = fmaf(re, h, fmaf(-im, h_im, x * in.B[k]));
+      s.h_im[k] = fmaf(re, h_im, fmaf(im, h, x * in.B_im[k]));
+      y += 2 * (in.C[k] * s.h[k] - in.C_im[k] * s.h_im[k]);
+    } else {
+      s.h[k] = fmaf(decay, h, x * in.B[k]);
+      y = fmaf(in.C[k], s.h[k], y);
+    }
+  }
+  return y;
+}
+
+// Any shape: `lanes` (a power of two) neighbouring lanes have one channel. Inputs of a few tokens are loaded at once,
+// so that their latencies overlap; nothing is staged.
+template <class T, int K, bool kComplex>
+__global__ void __launch_bounds__(kThreads)
+    selective_scan_fwd_any(const __grid_constant__ SelectiveScanParams<T, float> p, float* checkpoints, int lanes) {
+  constexpr int kBatch = K == 1 ? 4 : 1;
+  const int per_block = kThreads / lanes, lane = threadIdx.x % lanes;
+  const std::int64_t blocks = (p.d + per_block - 1) / per_block, slot = blockIdx.x / blocks;
+  const std::int64_t c_wanted = (blockIdx.x - slot * blocks) * per_block + threadIdx.x / lanes;
+  const bool valid = c_wanted < p.d;  // the others do the last channel's work: sums need all lanes
+  const std::int64_t c = valid ? c_wanted : p.d - 1;
+  const ScanSequence q = scan_sequence(p, slot);
+  const std::int64_t group_B = c / (p.d / p.B.shape[2]), group_C = c / (p.d / p.C.shape[2]);
+  const float bias = p.dt_bias != nullptr ? p.dt_bias[c] : 0.0f, D = p.D != nullptr ? p.D[c] : 0.0f;
+
+  LaneStates<K, kComplex> s;
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+    const std::int64_t i = lane + k * lanes, at = kComplex ? 2 * i : i;
+    const bool has = i < p.n, from = has && p.state_in;
+    s.A[k] = has ? p.A(c, at) * kScanLog2E : 0.0f;
+    s.A_im[k] = kComplex && has ? p.A(c, at + 1) * 0.31830988618f : 0.0f;
+    s.h[k] = from ? p.state_in(slot, c, at) : 0.0f;
+    s.h_im[k] = kComplex && from ? p.state_in(slot, c, at + 1) : 0.0f;
+  }
+  auto store = [&](float* to, std::int64_t stride) {
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+      const std::int64_t i = lane + k * lanes, at = kComplex ? 2 * i : i;
+      if (!valid || i >= p.n) continue;
+      to[at * stride] = s.h[k];
+      if constexpr (kComplex) to[(at + 1) * stride] = s.h_im[k];
+    }
+  };
+  for (std::int64_t first = 0; first < q.length; first += kBatch) {
+    LaneInputs<T, K, kComplex> in[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const std::int64_t t = q.token(min(first + i, q.length - 1));
+      in[i].dt = to_float(p.dt(q.row, t, c));
+      in[i].u = to_float(p.u(q.row, t, c));
+      in[i].z = p.z ? to_float(p.z(q.row, t, c)) : 0.0f;
+      in[i].reset = p.resets && p.resets(q.row, t) != 0;
+      load_coefficients<T, K, kComplex>(p.B.ptr(q.row, t, group_B), p.n, lane, lanes, in[i].B, in[i].B_im);
+      load_coefficients<T, K, kComplex>(p.C.ptr(q.row, t, group_C), p.n, lane, lanes, in[i].C, in[i].C_im);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const std::int64_t step = first + i, position = q.position + step;
+      if (step >= q.length) break;
+      if (checkpoints != nullptr && position % kScanChunk == 0)
+        store(checkpoints + scan_checkpoint_at(p, q.row, position / kScanChunk, c), 1);
+      in[i].dt = scan_step_size<T>(in[i].dt + bias, p.dt_softplus);
+      float y = advance(s, in[i]);
+      for (int other = lanes / 2; other > 0; other /= 2) y += __shfl_xor_sync(~0u, y, other);
+      if (!valid || lane != 0) continue;
+      y = fmaf(D, in[i].u, y);
+      p.y(q.row, q.token(step), c) = from_float<T>(p.z ? y * silu(in[i].z) : y);
+    }
+  }
+  if (p.state_out) store(p.state_out.ptr(slot, c), p.state_out.strides[2]);
+}
+
+// One token of real states: 8 bytes of states move for every 3 operations, so a thread has 4 states, read and written
+// by 16 bytes. `quads` (a power of two up to 32) neighbouring lanes have one channel.
+template <class T>
+__global__ void __launch_bounds__(kStepThreads)
+    selective_scan_step_rows(const __grid_constant__ SelectiveScanParams<T, float> p, int quads) {
+  const std::int64_t total = p.u.shape[0] * p.d * quads;
+  const std::int64_t wanted = blockIdx.x * std::int64_t{kStepThreads} + threadIdx.x;
+  const std::int64_t i = min(wanted, total - 1), channel = i / quads, n = (i - channel * quads) * 4;
+  const std::int64_t slot = channel / p.d, c = channel - slot * p.d;
+  const bool fresh = !p.state_in || (p.resets && p.resets(slot, 0) != 0);
+  float h[4] = {}, A[4], B[4], C[4];
+  if (!fresh) load_floats(p.state_in.ptr(slot, c, n), h);
+  load_floats(p.A.ptr(c, n), A);
+  load_floats(p.B.ptr(slot, 0, c / (p.d / p.B.shape[2]), n), B);
+  load_floats(p.C.ptr(slot, 0, c / (p.d / p.C.shape[2]), n), C);
+  const float u = to_float(p.u(slot, 0, c));
+  const float z = p.z ? to_float(p.z(slot, 0, c)) : 0.0f;
+  const float raw = to_float(p.dt(slot, 0, c)) + (p.dt_bias != nullptr ? p.dt_bias[c] : 0.0f);
+  const float dt = scan_step_size<T>(raw, p.dt_softplus), x = dt * u;
+  float y = 0;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    h[k] = fmaf(scan_exp2(dt * kScanLog2E * A[k]), h[k], x * B[k]);
+    y = fmaf(C[k], h[k], y);
+  }
+  if (p.state_out && wanted < total) store_floats(p.state_out.ptr(slot, c, n), h);
+  for (int other = quads / 2; other > 0; other /= 2) y += __shfl_xor_sync(~0u, y, other);
+  if (wanted >= total || n != 0) return;
+  if (p.D != nullptr) y = fmaf(p.D[c], u, y);
+  p.y(slot, 0, c) = from_float<T>(p.z ? y * silu(z) : y);
+}
+
+// Whether all rows of a view begin at a multiple of so many bytes.
+template <class T, int Rank>
+bool rows_aligned(const View<T, Rank>& view, std::int64_t bytes) {
+  if (!view) return true;
+  bool ok = is_aligned(view.data, bytes) && (view.shape[Rank - 1] == 1 || view.strides[Rank - 1] == 1);
+  for (int axis = 0; axis < Rank - 1; ++axis)
+    ok = ok && (view.shape[axis] == 1 || view.strides[axis] * static_cast<std::int64_t>(sizeof(T)) % bytes == 0);
+  return ok;
+}
+
+template <class T>
+bool step_fits(const SelectiveScanParams<T, float>& p) {
+  const std::int64_t quads = p.n / 4;
+  return p.u.shape[1] == 1 && p.sequences == nullptr && !p.is_complex && p.n % 4 == 0 && quads <= 32 &&
+         (quads & (quads - 1)) == 0 && rows_aligned(p.A, 16) && rows_aligned(p.state_in, 16) &&
+         rows_aligned(p.state_out, 16) && rows_aligned(p.B, 4 * sizeof(T)) && rows_aligned(p.C, 4 * sizeof(T));
+}
+
+template <class T>
+bool tiled_fits(const SelectiveScanParams<T, float>& p) {
+  auto whole_groups = [&](std::int64_t groups) { return groups == 1 || p.d / groups % kTiledChannels == 0; };
+  return !p.is_complex && p.n == kTiledStates && p.u.shape[1] < (std::int64_t{1} << 30) && !p.B_is_constant &&
+         !p.C_is_constant && p.d % kHelperChannels == 0 && whole_groups(p.B.shape[2]) && whole_groups(p.C.shape[2]) &&
+         rows_aligned(p.u, 16) && rows_aligned(p.dt, 16) && rows_aligned(p.z, 16) && rows_aligned(p.y, 16) &&
+         rows_aligned(p.B, 4 * sizeof(T)) && rows_aligned(p.C, 4 * sizeof(T));
+}
+
+template <class T>
+void launch_any(const Stream& stream, const SelectiveScanParams<T, float>& p, float* checkpoints) {
+  int lanes = 1;
+  while (lanes < 32 && lanes < p.n) lanes *= 2;
+  const auto grid = static_cast<unsigned>(scan_slots(p) * divide_up(p.d, kThreads / lanes));
+  auto run = [&](auto kernel) { kernel<<<grid, kThreads, 0, handle_of(stream)>>>(p, checkpoints, lanes); };
+  if (p.n <= 32)
+    p.is_complex ? run(selective_scan_fwd_any<T, 1, true>) : run(selective_scan_fwd_any<T, 1, false>);
+  else
+    p.is_complex ? run(selective_scan_fwd_any<T, 8, true>) : run(selective_scan_fwd_any<T, 8, false>);
+  check_launch("selective_scan_fwd_any");
+}
+
+template <class T>
+void launch_step(const Stream& stream, const SelectiveScanParams<T, float>& p) {
+  const int quads = static_cast<int>(p.n / 4);
+  const auto grid = static_cast<unsigned>(divide_up(p.u.shape[0] * p.d * quads, kStepThreads));
+  selective_scan_step_rows<T><<<grid, kStepThreads, 0, handle_of(stream)>>>(p, quads);
+  check_launch("selective_scan_step_rows");
+}
+
+// Time of one pass in tiles: two blocks share a multiprocessor, and one alone takes kAlone of the time of two.
+double pass_cost(std::int64_t blocks, std::int64_t tiles, std::int64_t processors) {
+  constexpr double kAlone = 0.62, kOverhead = 3;  // tiles of a launch, of filling and draining
+  const std::int64_t waves = blocks / (2 * processors), rest = blocks % (2 * processors);
+  const double rest_cost = rest == 0 ? 0 : rest <= processors ? kAlone : 1;
+  return (static_cast<double>(waves) + rest_cost) * static_cast<double>(tiles) + kOverhead;
+}
+
+// Pieces that sequences are cut into. At least 4 tiles a piece.
+template <class T>
+int choose_pieces(const Stream& stream, const SelectiveScanParams<T, float>& p) {
+  constexpr double kPassOne = 0.65;  // time of a tile that has no outputs
+  constexpr int kMost = 32;
+  const std::int64_t processors = multiprocessors(stream.device);
+  const std::int64_t blocks = scan_slots(p) * divide_up(p.d, kTiledChannels);
+  const std::int64_t tokens = p.u.shape[0] * p.u.shape[1] / scan_slots(p);  // of a sequence on average
+  const std::int64_t tiles = divide_up(tokens, kTileTokens);
+  int best = 1;
+  double best_cost = pass_cost(blocks, tiles, processors);
+  for (int pieces = 2; pieces <= kMost && tiles / pieces >= 4; ++pieces) {
+    const std::int64_t each = divide_up(tiles, pieces);
+    const double cost =
+        pass_cost(blocks * pieces, each, processors) + kPassOne * pass_cost(blocks * (pieces - 1), each, processors);
+    if (cost < best_cost) {
+      best = pieces;
+      best_cost = cost;
+    }
+  }
+  return best;
+}
+
+template <class T>
+void launch_tiled(const Stream& stream, const SelectiveScanParams<T, float>& p, float* checkpoints) {
+  Scratch scratch(stream);
+  ScanPieces pieces;
+  pieces.pieces = choose_pieces(stream, p);
+  const std::int64_t slots = scan_slots(p), blocks = slots * divide_up(p.d, kTiledChannels);
+  if (pieces.pieces > 1) {
+    pieces.ends = scratch.allocate<float>(slots * pieces.pieces * p.d * kTiledStates);
+    pieces.sums = scratch.allocate<float>(slots * pieces.pieces * p.d);
+    pieces.start = scratch.allocate<float>(slots * p.d * kTiledStates);
+    const auto grid = static_cast<unsigned>(blocks * (pieces.pieces - 1));
+    selective_scan_fwd_tiled<T, true><<<grid, kTiledThreads, 0, handle_of(stream)>>>(p, nullptr, pieces);
+    check_launch("selective_scan_fwd_tiled, ends of pieces");
+  }
+  const auto grid = static_cast<unsigned>(blocks * pieces.pieces);
+  selective_scan_fwd_tiled<T, false><<<grid, kTiledThreads, 0, handle_of(stream)>>>(p, checkpoints, pieces);
+  check_launch("selective_scan_fwd_tiled");
+}
+
+}  // namespace
+
+template <class T>
+std::int64_t selective_scan_checkpoint_elems(const Stream&, const SelectiveScanParams<T, float>& p) {
+  return p.u.shape[0] * scan_chunks(p) * p.d * scan_width(p);
+}
+
+template <class T>
+void selective_scan_forward(const Stream& stream, const SelectiveScanParams<T, float>& p, float* checkpoints) {
+  const DeviceScope device(stream.device);
+  if (checkpoints == nullptr && step_fits(p))
+    launch_step(stream, p);
+  else if (tiled_fits(p))
+    launch_tiled(stream, p, checkpoints);
+  else
+    launch_any(stream, p, checkpoints);
+}
+
+template std::int64_t selective_scan_checkpoint_elems(const Stream&, const SelectiveScanParams<float, float>&);
+template std::int64_t selective_scan_checkpoint_elems(const Stream&, const SelectiveScanParams<bfloat16, float>&);
+template std::int64_t selective_scan_checkpoint_elems(const Stream&, const SelectiveScanParams<float16, float>&);
+template void selective_scan_forward(const Stream&, const SelectiveScanParams<float, float>&, float*);
+template void selective_scan_forward(const Stream&, const SelectiveScanParams<bfloat16, float>&, float*);
+template void selective_scan_forward(const Stream&, const SelectiveScanParams<float16, float>&, float*);
+
+}  // namespace coluber::cuda
