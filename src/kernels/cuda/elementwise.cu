@@ -1,9 +1,8 @@
 // Small things over whole tensors. Each kernel is a loop over 16-byte pieces; a matrix whose rows follow each other is
 // one long row.
-#include "kernels/elementwise.h"
-
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/common/numbers.cuh"
+#include "kernels/elementwise.h"
 
 namespace coluber::cuda {
 namespace {
@@ -38,7 +37,9 @@ struct DropoutMask {
     }
     return c;
   }
-  __device__ float apply(float x, unsigned word) const { return (word >> 8) >= threshold ? x * factor : 0.0f; }
+  __device__ float apply(float x, unsigned word) const {
+    return (word >> 8) >= threshold ? x * factor : 0.0f;
+  }
 };
 
 // What happens to N numbers that lie at `at` of their row, the row beginning with element number `first`.
@@ -54,8 +55,7 @@ struct AddOp {
     Piece<T, N> a = *reinterpret_cast<const Piece<T, N>*>(p);
     const auto x = *reinterpret_cast<const Piece<T, N>*>(from.ptr(row) + at);
 #pragma unroll
-    for (int i = 0; i < N; ++i)
-      a.values[i] = from_float<T>(fmaf(scale, to_float(x.values[i]), to_float(a.values[i])));
+    for (int i = 0; i < N; ++i) a.values[i] = from_float<T>(fmaf(scale, to_float(x.values[i]), to_float(a.values[i])));
     *reinterpret_cast<Piece<T, N>*>(p) = a;
   }
 };
@@ -168,8 +168,7 @@ bool is_one_row(const View<T, 2>& v) {
 }
 template <class T>
 bool has_aligned_rows(const View<T, 2>& v) {
-  return is_aligned(v.data, 16) &&
-         (v.shape[0] == 1 || v.strides[0] * static_cast<std::int64_t>(sizeof(T)) % 16 == 0);
+  return is_aligned(v.data, 16) && (v.shape[0] == 1 || v.strides[0] * static_cast<std::int64_t>(sizeof(T)) % 16 == 0);
 }
 template <class T>
 View<T, 2> one_row(View<T, 2> v) {
@@ -272,8 +271,7 @@ void dropout(const Stream& stream, const DropoutParams<T>& p) {
     op.y = one_row(op.y);
   }
   const bool whole_blocks = op.x.shape[0] == 1 || op.columns % 4 == 0;  // a row begins with a Philox block
-  launch<T>(stream, op, op.x.shape[0], op.x.shape[1],
-            whole_blocks && has_aligned_rows(op.x) && has_aligned_rows(op.y));
+  launch<T>(stream, op, op.x.shape[0], op.x.shape[1], whole_blocks && has_aligned_rows(op.x) && has_aligned_rows(op.y));
 }
 
 #define COLUBER_INSTANTIATE(T)                                                 \

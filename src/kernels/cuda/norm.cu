@@ -1,9 +1,9 @@
 // norm: a group of channels stays in the registers of the warps that share it, so all is read once and written once.
 //
 // A thread has up to kPieces pieces of 8 channels (16 bytes of a 16-bit tensor). Forward takes 4 pieces, up to 1024
-// channels a warp; backward takes 2, since it also keeps the gradients of weight and bias of its channels over all the
+// channels a warp; backward takes 1, since it also keeps the gradients of weight and bias of its channels over all the
 // rows that its block goes through: that makes one partial sum a block, added up in order by a second kernel. Rows that
-// are not aligned, and groups beyond 16384 (forward) or 5120 channels (backward), take the plain kernels, which read
+// are not aligned, and groups beyond 12288 (forward) or 5120 channels (backward), take the plain kernels, which read
 // more than once.
 #include "kernels/cuda/common/activation.cuh"
 #include "kernels/cuda/common/launch.h"
@@ -15,11 +15,11 @@ namespace coluber::cuda {
 namespace {
 
 constexpr int kPer = 8;
-constexpr int kForwardPieces = 4, kBackwardPieces = 2;
-constexpr int kMaxWarps = 16, kBackwardWarps = 10;   // that share a group
-constexpr int kBlockWarps = 8;  // small groups: several a block
+constexpr int kForwardPieces = 4;
+constexpr int kMaxWarps = 12, kBackwardWarps = 20;  // that share a group
+constexpr int kBlockWarps = 8;                      // small groups: several a block
 constexpr int kPlainThreads = 256;
-constexpr std::int64_t kBackwardBlocks = 528;  // 4 a multiprocessor of 132; each leaves a partial sum
+constexpr std::int64_t kMultiprocessors = 132;  // that backward's blocks fill once; each block leaves a partial sum
 constexpr std::int64_t kPlainBlocks = 264;
 
 // Sums of N numbers over the warps [first_warp, first_warp + warps) of a block, all of whose threads call.
@@ -52,47 +52,54 @@ struct Share {
   __device__ int channel(int piece) const { return (lane + piece * warps * 32) * kPer; }
 };
 
+template <class T>
+__device__ __forceinline__ void multiply_by_silu(const Raw<T, kPer>& z, float (&x)[kPer]) {
+  float gate[kPer];
+  widen(z, gate);
+#pragma unroll
+  for (int k = 0; k < kPer; ++k) x[k] *= silu(gate[k]);
+}
+
 template <bool kGated, class X, class T>
 __global__ void __launch_bounds__(kMaxWarps * 32) norm_fwd_registers(const NormParams<X, T, float> p, int warps) {
   __shared__ float shared[kMaxWarps][2];
   const Share share(warps);
   const std::int64_t groups = p.m / p.group;
   const std::int64_t unit = blockIdx.x * std::int64_t{blockDim.x / 32 / warps} + share.first_warp / warps;
-  const bool active = unit < p.rows * groups;
+  const bool active = unit < p.rows * groups, layer = p.kind == NormKind::kLayer;
   const std::int64_t row = unit / groups, first = (unit - row * groups) * p.group;
-  Raw<X, kPer> x[kForwardPieces];
   Raw<T, kPer> z[kGated ? kForwardPieces : 1];
   float r[kForwardPieces][kPer];
 #pragma unroll
   for (int i = 0; i < kForwardPieces; ++i) {
     const std::int64_t c = first + share.channel(i);
+#pragma unroll
+    for (int k = 0; k < kPer; ++k) r[i][k] = 0;
     if (!active || share.channel(i) >= p.group) continue;
-    x[i] = load_raw<kPer>(p.x.ptr(row) + c);
-    if (p.residual) load_floats(p.residual.ptr(row) + c, r[i]);
+    load_floats(p.x.ptr(row) + c, r[i]);
     if constexpr (kGated) z[i] = load_raw<kPer>(p.z.ptr(row) + c);
+    if (p.residual) {
+      float residual[kPer];
+      load_floats(p.residual.ptr(row) + c, residual);
+#pragma unroll
+      for (int k = 0; k < kPer; ++k) r[i][k] += residual[k];
+    }
   }
   float sums[1] = {0};
 #pragma unroll
   for (int i = 0; i < kForwardPieces; ++i) {
     const bool has = active && share.channel(i) < p.group;
-#pragma unroll
-    for (int k = 0; k < kPer; ++k) {
-      if (!has)
-        r[i][k] = 0;
-      else
-        r[i][k] = p.residual ? r[i][k] + to_float(x[i].values[k]) : to_float(x[i].values[k]);
-    }
     if (has && p.residual_out) store_floats(p.residual_out.ptr(row) + first + share.channel(i), r[i]);
-#pragma unroll
-    for (int k = 0; k < kPer; ++k) {
-      if (kGated && has && !p.norm_before_gate) r[i][k] *= silu(to_float(z[i].values[k]));
-      sums[0] += p.kind == NormKind::kLayer ? r[i][k] : r[i][k] * r[i][k];
+    if constexpr (kGated) {
+      if (has && !p.norm_before_gate) multiply_by_silu(z[i], r[i]);
     }
+#pragma unroll
+    for (int k = 0; k < kPer; ++k) sums[0] += layer ? r[i][k] : r[i][k] * r[i][k];
   }
   sum_over_warps(sums, share.first_warp, warps, shared);
   const float inverse_group = 1.0f / static_cast<float>(p.group);
   float mean = 0;
-  if (p.kind == NormKind::kLayer) {
+  if (layer) {
     mean = sums[0] * inverse_group;
     sums[0] = 0;
 #pragma unroll
@@ -107,86 +114,76 @@ __global__ void __launch_bounds__(kMaxWarps * 32) norm_fwd_registers(const NormP
   for (int i = 0; i < kForwardPieces; ++i) {
     const std::int64_t c = first + share.channel(i);
     if (!active || share.channel(i) >= p.group) continue;
-    float weight[kPer], bias[kPer];
-    if (p.weight != nullptr) load_floats(p.weight + c, weight);
-    if (p.bias != nullptr) load_floats(p.bias + c, bias);
 #pragma unroll
-    for (int k = 0; k < kPer; ++k) {
-      float y = (r[i][k] - mean) * inverse_sigma;
-      if (p.weight != nullptr) y *= weight[k];
-      if (p.bias != nullptr) y += bias[k];
-      if (kGated && p.norm_before_gate) y *= silu(to_float(z[i].values[k]));
-      r[i][k] = y;
+    for (int k = 0; k < kPer; ++k) r[i][k] = (r[i][k] - mean) * inverse_sigma;
+    if (p.weight != nullptr) {
+      float weight[kPer];
+      load_floats(p.weight + c, weight);
+#pragma unroll
+      for (int k = 0; k < kPer; ++k) r[i][k] *= weight[k];
+    }
+    if (p.bias != nullptr) {
+      float bias[kPer];
+      load_floats(p.bias + c, bias);
+#pragma unroll
+      for (int k = 0; k < kPer; ++k) r[i][k] += bias[k];
+    }
+    if constexpr (kGated) {
+      if (p.norm_before_gate) multiply_by_silu(z[i], r[i]);
     }
     store_floats(p.y.ptr(row) + c, r[i]);
   }
 }
 
-// What backward knows of 8 channels of a row.
-template <bool kGated, class T>
-struct BackwardPiece {
-  float r[kPer], h[kPer];  // h: grad_y at first, then the gradient of v_hat
-  Raw<T, kPer> z, grad_y;  // when gated
-};
-
-// Block j of a group takes rows j, j + blocks, ...: partial is (blocks, weight and bias, m).
-template <bool kGated, class X, class T>
+// Block j of a group takes rows j, j + blocks, ...: partial is (blocks, weight and bias, m). Without kGated there is no
+// z, without kBias no gradient of the bias: what a model does not have costs no registers. Gate and bias together,
+// which no published model has, take the plain kernel.
+template <bool kGated, bool kBias, class X, class T>
 __global__ void __launch_bounds__(kBackwardWarps * 32)
     norm_bwd_registers(const NormParams<X, T, float> p, const NormGradParams<X, T, float> g, int warps,
                        std::int64_t blocks, float* partial) {
   extern __shared__ float gradients[];  // (rows of a block, group)
-  __shared__ float shared[kMaxWarps][2];
+  __shared__ float shared[kBackwardWarps][2];
   const Share share(warps);
   const std::int64_t first = blockIdx.x / blocks * p.group, block = blockIdx.x % blocks;
   const int rows_of_block = static_cast<int>(blockDim.x) / 32 / warps;
   const float inverse_group = 1.0f / static_cast<float>(p.group);
   const bool layer = p.kind == NormKind::kLayer, gate_first = kGated && !p.norm_before_gate;
-  float grad_weight[kBackwardPieces][kPer] = {}, grad_bias[kBackwardPieces][kPer] = {};
-  float weight[kBackwardPieces][kPer];
+  const std::int64_t c = first + share.channel(0);
+  const bool mine = share.channel(0) < p.group;
+  float grad_weight[kPer] = {}, grad_bias[kBias ? kPer : 1] = {}, weight[kPer];
 #pragma unroll
-  for (int i = 0; i < kBackwardPieces; ++i)
-    if (p.weight != nullptr && share.channel(i) < p.group) load_floats(p.weight + first + share.channel(i), weight[i]);
+  for (int k = 0; k < kPer; ++k) weight[k] = 1;
+  if (p.weight != nullptr && mine) load_floats(p.weight + c, weight);
   for (std::int64_t base = block * rows_of_block; base < p.rows; base += blocks * rows_of_block) {
     const std::int64_t row = base + share.first_warp / warps;
-    BackwardPiece<kGated, T> at[kBackwardPieces];
-    float beyond[kBackwardPieces][kPer];  // grad_residual_out
-#pragma unroll
-    for (int i = 0; i < kBackwardPieces; ++i) {
-      const std::int64_t c = first + share.channel(i);
-      const bool has = row < p.rows && share.channel(i) < p.group;
-      if (!has) {
-#pragma unroll
-        for (int k = 0; k < kPer; ++k) at[i].r[k] = at[i].h[k] = 0;
-        if constexpr (kGated) at[i].z = {};
-        if constexpr (kGated) at[i].grad_y = {};
-        continue;
-      }
-      load_floats(p.x.ptr(row) + c, at[i].r);
-      const Raw<T, kPer> grad_y = load_raw<kPer>(g.grad_y.ptr(row) + c);
-      if (kGated) at[i].z = load_raw<kPer>(p.z.ptr(row) + c);
-      if (g.grad_residual_out) load_floats(g.grad_residual_out.ptr(row) + c, beyond[i]);
+    const bool has = mine && row < p.rows;
+    Raw<T, kPer> grad_y{}, z{};
+    float r[kPer] = {}, beyond[kPer] = {};  // grad_residual_out
+    if (has) {
+      load_floats(p.x.ptr(row) + c, r);
+      grad_y = load_raw<kPer>(g.grad_y.ptr(row) + c);
+      if constexpr (kGated) z = load_raw<kPer>(p.z.ptr(row) + c);
+      if (g.grad_residual_out) load_floats(g.grad_residual_out.ptr(row) + c, beyond);
       if (p.residual) {
         float residual[kPer];
         load_floats(p.residual.ptr(row) + c, residual);
 #pragma unroll
-        for (int k = 0; k < kPer; ++k) at[i].r[k] += residual[k];
+        for (int k = 0; k < kPer; ++k) r[k] += residual[k];
       }
-      widen(grad_y, at[i].h);
-      if (kGated) at[i].grad_y = grad_y;
     }
-    // v, and h = grad_v_hat; sums of v or v^2, and of h or h v.
-    auto v_of = [&](int i, int k) { return gate_first ? at[i].r[k] * silu(to_float(at[i].z.values[k])) : at[i].r[k]; };
-    float sums[2] = {0, 0};
+    // The gate is computed again where it is needed: registers are dearer than two special function instructions.
+    auto v_of = [&](int k) { return gate_first ? r[k] * silu(to_float(z.values[k])) : r[k]; };
+    auto grad_of = [&](int k) {
+      const float grad = to_float(grad_y.values[k]);
+      return kGated && !gate_first ? grad * silu(to_float(z.values[k])) : grad;
+    };
+    float sums[2] = {0, 0};  // of v and h = grad_v_hat, or of v^2 and h v
 #pragma unroll
-    for (int i = 0; i < kBackwardPieces; ++i) {
-#pragma unroll
-      for (int k = 0; k < kPer; ++k) {
-        if (kGated && !gate_first) at[i].h[k] *= silu(to_float(at[i].z.values[k]));
-        const float v = v_of(i, k), h = p.weight != nullptr ? at[i].h[k] * weight[i][k] : at[i].h[k];
-        if (share.channel(i) >= p.group) continue;
-        sums[0] += layer ? v : v * v;
-        sums[1] += layer ? h : h * v;
-      }
+    for (int k = 0; k < kPer; ++k) {
+      const float v = v_of(k), h = grad_of(k) * weight[k];
+      sums[0] += layer ? v : v * v;
+      sums[1] += layer ? h : h * v;
     }
     sum_over_warps(sums, share.first_warp, warps, shared);
     float mean = 0, mean_h = 0;
@@ -195,67 +192,51 @@ __global__ void __launch_bounds__(kBackwardWarps * 32)
       mean_h = sums[1] * inverse_group;
       sums[0] = sums[1] = 0;
 #pragma unroll
-      for (int i = 0; i < kBackwardPieces; ++i) {
-#pragma unroll
-        for (int k = 0; k < kPer; ++k) {
-          const float v = v_of(i, k) - mean, h = p.weight != nullptr ? at[i].h[k] * weight[i][k] : at[i].h[k];
-          if (share.channel(i) >= p.group) continue;
-          sums[0] = fmaf(v, v, sums[0]);
-          sums[1] = fmaf(h, v, sums[1]);
-        }
+      for (int k = 0; k < kPer; ++k) {
+        const float v = mine ? v_of(k) - mean : 0.0f;
+        sums[0] = fmaf(v, v, sums[0]);
+        sums[1] = fmaf(grad_of(k) * weight[k], v, sums[1]);
       }
       sum_over_warps(sums, share.first_warp, warps, shared);
     }
     const float inverse_sigma = rsqrtf(fmaf(sums[0], inverse_group, p.eps));
     const float mean_h_v = sums[1] * inverse_sigma * inverse_group;
+    if (!has) continue;
+    float grad_x[kPer], grad_z[kPer];
 #pragma unroll
-    for (int i = 0; i < kBackwardPieces; ++i) {
-      const std::int64_t c = first + share.channel(i);
-      if (row >= p.rows || share.channel(i) >= p.group) continue;
-      float grad_x[kPer], grad_z[kPer];
-#pragma unroll
-      for (int k = 0; k < kPer; ++k) {
-        const float v_hat = (v_of(i, k) - mean) * inverse_sigma, grad = at[i].h[k];
-        grad_weight[i][k] = fmaf(grad, v_hat, grad_weight[i][k]);
-        grad_bias[i][k] += grad;
-        const float h = p.weight != nullptr ? grad * weight[i][k] : grad;
-        grad_x[k] = (h - mean_h - v_hat * mean_h_v) * inverse_sigma;
-        if constexpr (kGated) {
-          const float z = to_float(at[i].z.values[k]), slope = silu_slope(z);
-          if (gate_first) {
-            grad_z[k] = grad_x[k] * at[i].r[k] * slope;
-            grad_x[k] *= silu(z);
-          } else {
-            float y = p.weight != nullptr ? v_hat * weight[i][k] : v_hat;
-            if (p.bias != nullptr) y += p.bias[c + k];
-            grad_z[k] = to_float(at[i].grad_y.values[k]) * y * slope;
-          }
+    for (int k = 0; k < kPer; ++k) {
+      const float v_hat = (v_of(k) - mean) * inverse_sigma, grad = grad_of(k);
+      grad_weight[k] = fmaf(grad, v_hat, grad_weight[k]);
+      if constexpr (kBias) grad_bias[k] += grad;
+      grad_x[k] = (grad * weight[k] - mean_h - v_hat * mean_h_v) * inverse_sigma;
+      if constexpr (kGated) {
+        const float slope = silu_slope(to_float(z.values[k]));
+        if (gate_first) {
+          grad_z[k] = grad_x[k] * r[k] * slope;
+          grad_x[k] *= silu(to_float(z.values[k]));
+        } else {
+          grad_z[k] = to_float(grad_y.values[k]) * v_hat * weight[k] * slope;
         }
-        if (g.grad_residual_out) grad_x[k] += beyond[i][k];
       }
-      if (g.grad_x) store_floats(g.grad_x.ptr(row) + c, grad_x);
-      if (g.grad_x_narrow) store_floats(g.grad_x_narrow.ptr(row) + c, grad_x);
-      if (kGated && g.grad_z) store_floats(g.grad_z.ptr(row) + c, grad_z);
+      grad_x[k] += beyond[k];
     }
+    if (g.grad_x) store_floats(g.grad_x.ptr(row) + c, grad_x);
+    if (g.grad_x_narrow) store_floats(g.grad_x_narrow.ptr(row) + c, grad_x);
+    if (kGated && g.grad_z) store_floats(g.grad_z.ptr(row) + c, grad_z);
   }
   if (partial == nullptr) return;
-  // Rows of the block in order: (weight, bias) one after the other through the same shared memory.
+  // Rows of the block in order; weight and bias one after the other through the same shared memory.
   const int group = static_cast<int>(p.group), slot = share.first_warp / warps;
-  for (int plane = 0; plane < 2; ++plane) {
+  for (int plane = 0; plane < (kBias ? 2 : 1); ++plane) {
     __syncthreads();
-#pragma unroll
-    for (int i = 0; i < kBackwardPieces; ++i)
-      if (share.channel(i) < group) {
-        if (plane == 0)
-          store_floats(gradients + slot * group + share.channel(i), grad_weight[i]);
-        else
-          store_floats(gradients + slot * group + share.channel(i), grad_bias[i]);
-      }
+    if (mine && plane == 0) store_floats(gradients + slot * group + share.channel(0), grad_weight);
+    if constexpr (kBias)
+      if (mine && plane == 1) store_floats(gradients + slot * group + share.channel(0), grad_bias);
     __syncthreads();
-    for (int c = threadIdx.x; c < group; c += blockDim.x) {
-      float sum = gradients[c];
-      for (int i = 1; i < rows_of_block; ++i) sum += gradients[i * group + c];
-      partial[(block * 2 + plane) * p.m + first + c] = sum;
+    for (int i = threadIdx.x; i < group; i += blockDim.x) {
+      float sum = gradients[i];
+      for (int other = 1; other < rows_of_block; ++other) sum += gradients[other * group + i];
+      partial[(block * 2 + plane) * p.m + first + i] = sum;
     }
   }
 }
@@ -395,16 +376,18 @@ void add_gradients(const Stream& stream, const NormParams<X, T, float>& p, const
 template <class X, class T>
 void launch_backward(const Stream& stream, const NormParams<X, T, float>& p, const NormGradParams<X, T, float>& g,
                      std::int64_t blocks, float* partial) {
-  const Split split(p.group, kBackwardPieces);
+  const Split split(p.group, 1);
   const auto grid = static_cast<unsigned>(blocks * (p.m / p.group));
   const std::size_t shared = static_cast<std::size_t>(split.groups_of_block * p.group) * sizeof(float);
   auto run = [&](auto kernel) {
     kernel<<<grid, split.threads(), shared, handle_of(stream)>>>(p, g, split.warps, blocks, partial);
   };
-  if (p.z)
-    run(norm_bwd_registers<true, X, T>);
+  if (g.grad_bias != nullptr)
+    run(norm_bwd_registers<false, true, X, T>);
+  else if (p.z)
+    run(norm_bwd_registers<true, false, X, T>);
   else
-    run(norm_bwd_registers<false, X, T>);
+    run(norm_bwd_registers<false, false, X, T>);
   check_launch("norm_bwd_registers");
 }
 
@@ -434,14 +417,15 @@ void norm_backward(const Stream& stream, const NormParams<X, T, float>& p, const
   const DeviceScope scope(stream.device);
   Scratch scratch(stream);
   const bool sums = g.grad_weight != nullptr || g.grad_bias != nullptr;
-  const bool pieces = fits_pieces(p, kBackwardWarps * 32 * kPer * kBackwardPieces) && fits_pieces(g.grad_y) &&
-                      fits_pieces(g.grad_residual_out) && fits_pieces(g.grad_x) && fits_pieces(g.grad_x_narrow) &&
-                      fits_pieces(g.grad_z);
+  const bool pieces = !(p.z && p.bias != nullptr) && fits_pieces(p, kBackwardWarps * 32 * kPer) &&
+                      fits_pieces(g.grad_y) && fits_pieces(g.grad_residual_out) && fits_pieces(g.grad_x) &&
+                      fits_pieces(g.grad_x_narrow) && fits_pieces(g.grad_z);
   const std::int64_t groups = p.m / p.group;
   std::int64_t blocks = std::min(kPlainBlocks, p.rows);
   if (pieces) {
-    blocks = std::min(divide_up(p.rows, Split(p.group, kBackwardPieces).groups_of_block),
-                      std::max<std::int64_t>(1, kBackwardBlocks / groups));
+    const Split split(p.group, 1);
+    const std::int64_t resident = kMultiprocessors * std::max(1, kBackwardWarps * 32 / split.threads());
+    blocks = std::min(divide_up(p.rows, split.groups_of_block), std::max<std::int64_t>(1, resident / groups));
   }
   float* partial = sums ? scratch.allocate<float>(blocks * 2 * p.m) : nullptr;
   if (p.rows > 0 && pieces) {

@@ -1,10 +1,9 @@
-// AdamW for all tensors of a model. 28 bytes and ~20 operations a number: what counts is that memory never waits, so the
-// table of tensors travels with the launch (no copy to the device, nothing to wait for), and a block is 4096 numbers of
-// one tensor whatever its size.
-#include "kernels/optimizer.h"
-
+// AdamW for all tensors of a model. 28 bytes and ~20 operations a number: what counts is that memory never waits, so
+// the table of tensors travels with the launch (no copy to the device, nothing to wait for), and a block is 4096
+// numbers of one tensor whatever its size.
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/common/numbers.cuh"
+#include "kernels/optimizer.h"
 
 namespace coluber::cuda {
 namespace {
@@ -26,7 +25,8 @@ constexpr int kMaxTensors = 70;
 struct AdamWTable {
   AdamWTensor tensors[kMaxTensors];
   int count;
-  // g = grad grad_scale; m = beta1 m + rest1 g; v = beta2 v + rest2 g^2; p -= rate m / (sqrt(v correction2) + eps) + ...
+  // g = grad grad_scale; m = beta1 m + rest1 g; v = beta2 v + rest2 g^2; p -= rate m / (sqrt(v correction2) + eps) +
+  // ...
   float grad_scale, beta1, rest1, beta2, rest2, rate, correction2, eps;
 };
 static_assert(sizeof(AdamWTable) <= 4096);
@@ -114,8 +114,8 @@ void adamw_step(const Stream& stream, const AdamWParams<float>* tensors, std::in
   for (std::int64_t i = 0; i < count; ++i) {
     const AdamWParams<float>& p = tensors[i];
     if (p.n == 0) continue;
-    table.tensors[table.count++] = {p.param, p.grad,  p.exp_avg, p.exp_avg_sq,
-                                    p.n,     blocks, static_cast<float>(p.lr * p.weight_decay)};
+    table.tensors[table.count++] = {
+        p.param, p.grad, p.exp_avg, p.exp_avg_sq, p.n, blocks, static_cast<float>(p.lr * p.weight_decay)};
     blocks += divide_up(p.n, kBlockElems);
     if (table.count == kMaxTensors) launch();
   }

@@ -45,8 +45,17 @@ __device__ __forceinline__ void store_raw(T* p, const Raw<T, N>& v) {
 
 template <class T, int N>
 __device__ __forceinline__ void widen(const Raw<T, N>& in, float (&out)[N]) {
+  if constexpr (std::is_same_v<T, bfloat16> && N % 2 == 0) {  // one instruction each
 #pragma unroll
-  for (int i = 0; i < N; ++i) out[i] = to_float(in.values[i]);
+    for (int i = 0; i < N; i += 2) {
+      const std::uint32_t word = reinterpret_cast<const std::uint32_t*>(&in)[i / 2];
+      out[i] = __uint_as_float(word << 16);
+      out[i + 1] = __uint_as_float(word & 0xffff0000u);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) out[i] = to_float(in.values[i]);
+  }
 }
 
 template <int N, class T>
@@ -54,12 +63,44 @@ __device__ __forceinline__ void load_floats(const T* p, float (&out)[N]) {
   widen(load_raw<N>(p), out);
 }
 
+// Two numbers rounded by one instruction, the first in the lower half.
+template <class T>
+__device__ __forceinline__ std::uint32_t packed(float first, float second) {
+  std::uint32_t out;
+  if constexpr (std::is_same_v<T, bfloat16>)
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(second), "f"(first));
+  else
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(second), "f"(first));
+  return out;
+}
+
+// N numbers as one store (of at most 16 bytes). Words are named one by one: given a struct to copy, the compiler stores
+// every word for itself.
 template <int N, class T>
 __device__ __forceinline__ void store_floats(T* p, const float (&in)[N]) {
-  Raw<T, N> out;
+  constexpr int kBytes = N * static_cast<int>(sizeof(T)), kWords = kBytes / 4;
+  if constexpr (kBytes % 8 != 0) {
+    Raw<T, N> out;
 #pragma unroll
-  for (int i = 0; i < N; ++i) out.values[i] = from_float<T>(in[i]);
-  store_raw(p, out);
+    for (int i = 0; i < N; ++i) out.values[i] = from_float<T>(in[i]);
+    store_raw(p, out);
+  } else {
+    std::uint32_t w[kWords];
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      if constexpr (sizeof(T) == 2)
+        w[i] = packed<T>(in[2 * i], in[2 * i + 1]);
+      else
+        w[i] = __float_as_uint(in[i]);
+    }
+    if constexpr (kBytes == 8) {
+      *reinterpret_cast<uint2*>(p) = make_uint2(w[0], w[1]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kWords; i += 4)
+        reinterpret_cast<uint4*>(p)[i / 4] = make_uint4(w[i], w[i + 1], w[i + 2], w[i + 3]);
+    }
+  }
 }
 
 }  // namespace coluber::cuda
