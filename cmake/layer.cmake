@@ -12,6 +12,9 @@ function(coluber_add_layer name)
   target_include_directories(coluber_${name} PUBLIC
     "$<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>" "$<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>")
   target_link_libraries(coluber_${name} PRIVATE $<BUILD_INTERFACE:coluber_warnings>)
+  # What is rounded must not depend on how a loop was vectorised: left to it, gcc fuses the reference kernels' sums or not
+  # as the strides are. Fast loops are isa.cmake's, with flags of their own.
+  target_compile_options(coluber_${name} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-ffp-contract=off>)
   foreach(layer IN LISTS ARG_LAYERS)
     target_link_libraries(coluber_${name} PUBLIC coluber_${layer})
   endforeach()

@@ -155,7 +155,9 @@ TEST(SelectiveScan, StridesDoNotMatter) {
           *t = strided(*t, kind);
         const std::vector<NamedTensor> got = outputs(run_scan(ctx, p));
         for (std::size_t i = 0; i < got.size(); ++i)
-          EXPECT_TRUE(same_bits(got[i].tensor, expected[i].tensor)) << c.name << " " << kind << ": " << got[i].name;
+          EXPECT_TRUE(same_bits(got[i].tensor, expected[i].tensor))
+              << (algorithm == Algorithm::kReference ? "reference " : "auto ") << c.name << " " << kind << ": "
+              << got[i].name;
       }
     }
   }
