@@ -162,6 +162,11 @@ std::string one_line(std::string text) {
 
 }  // namespace
 
+Device CommonOptions::chosen_device() const {
+  if (device == "auto" && parse_algorithm(algorithm) != Algorithm::kAuto) return kCpuDevice;
+  return device_from_name(device);
+}
+
 ContextOptions CommonOptions::context() const {
   if (threads < 0 || threads > 1024) {
     refuse_value(ErrorCode::kInvalidArgument, "options", "--threads", "0 (all cores) to 1024", std::to_string(threads));
@@ -182,6 +187,12 @@ CLI::App& add_command(CLI::App& parent, const std::string& name, const std::stri
 void add_output_options(CLI::App& command, CommonOptions& options) {
   command.add_flag("--json", options.json, "One JSON object a line on stdout");
   command.add_flag("-q,--quiet", options.quiet, "No progress and no notes on stderr");
+}
+
+void add_device_option(CLI::App& command, CommonOptions& options) {
+  command.add_option("--device", options.device, "Where to compute: cpu, cuda, cuda:N, or auto, a GPU if there is one")
+      ->capture_default_str()
+      ->type_name("NAME");
 }
 
 void add_common_options(CLI::App& command, CommonOptions& options) {

@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "coluber/context.h"
+#include "coluber/device.h"
 #include "coluber/dtype.h"
 #include "coluber/error.h"
 
@@ -47,10 +48,13 @@ struct CommonOptions {
   int threads = 0;  // 0: COLUBER_NUM_THREADS, else every core
   std::uint64_t seed = 0;
   std::string algorithm = "auto";
+  std::string device = "auto";
   bool json = false;
   bool quiet = false;
 
   ContextOptions context() const;
+  // Of --device. "auto" is the first GPU that can be used, else the cpu; with --algo the cpu, which has them.
+  Device chosen_device() const;
 };
 
 struct Example {
@@ -64,6 +68,8 @@ CLI::App& add_command(CLI::App& parent, const std::string& name, const std::stri
 
 void add_output_options(CLI::App& command, CommonOptions& options);  // --json --quiet
 void add_common_options(CLI::App& command, CommonOptions& options);  // those and --threads --seed --algo
+
+void add_device_option(CLI::App& command, CommonOptions& options);  // --device
 
 // What holds for every flag of `app` and its commands, once all are there: the last of a repeated one counts, numbers
 // are finite.

@@ -34,6 +34,7 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
   add_dtype_option(command, "--dtype", options.dtype, "Of the matrices in memory; without it: as in the file",
                    {"f32", "bf16", "f16", "f64"});
   add_common_options(command, options);
+  add_device_option(command, options);
 }
 
 Model load_model(const std::string& path, const CommonOptions& options, std::optional<DType> dtype) {
@@ -46,8 +47,10 @@ Model load_model(const std::string& path, const CommonOptions& options, std::opt
 }
 
 Model load_model(const ModelOptions& options) {
+  const Device device = options.chosen_device();
   return load_model(options.model, options,
-                    options.dtype.empty() ? std::nullopt : std::optional(parse_dtype(options.dtype)));
+                    options.dtype.empty() ? std::nullopt : std::optional(parse_dtype(options.dtype)))
+      .to(device);
 }
 
 std::shared_ptr<const Tokenizer> find_tokenizer(const ModelOptions& options, const Model& model) {

@@ -25,11 +25,21 @@ struct Options : CommonOptions {
   std::string only;
   std::string dtype = "both";
   bool verbose = false;
+
+  Options() { device = "cpu"; }
 };
 
 // --dtype and --algo choose among: f64 by the reference kernels, f32 by them, f32 as this machine takes it.
 std::vector<selftest::Arithmetic> arithmetics_of(const Options& options) {
   const Algorithm algorithm = options.context().algorithm;
+  const Device device = options.chosen_device();
+  if (!device.is_cpu()) {
+    if (options.dtype == "f64") {
+      refuse_value(ErrorCode::kInvalidArgument, "options", "--dtype on a GPU", "f32 or both", "f64",
+                   "f64 has reference kernels alone, for the cpu");
+    }
+    return {{DType::kF32, algorithm, device}};
+  }
   std::vector<selftest::Arithmetic> chosen;
   for (selftest::Arithmetic arithmetic : selftest::Options().arithmetics) {
     if (options.dtype != "both" && arithmetic.dtype != parse_dtype(options.dtype)) continue;
@@ -65,6 +75,7 @@ Json to_json(const CaseResult& result) {
   for (const selftest::RunResult& run : result.runs) {
     object["runs"].push_back({{"dtype", dtype_name(run.arithmetic.dtype)},
                               {"algorithm", algorithm_name(run.arithmetic.algorithm)},
+                              {"device", device_name(run.arithmetic.device)},
                               {"status", selftest::status_name(run.status)},
                               {"tensor", run.worst.tensor},
                               {"error", number(run.worst.error)},
@@ -79,7 +90,9 @@ std::string padded(std::string text, std::size_t width) {
 }
 
 std::string name_of(selftest::Arithmetic arithmetic) {
-  return std::string(dtype_name(arithmetic.dtype)) + " " + std::string(algorithm_name(arithmetic.algorithm));
+  const std::string kernels =
+      arithmetic.device.is_cpu() ? std::string(algorithm_name(arithmetic.algorithm)) : device_name(arithmetic.device);
+  return std::string(dtype_name(arithmetic.dtype)) + " " + kernels;
 }
 
 // "grad/A  error 1.2e-07  bound 3.4e-06  (4%)"
@@ -224,6 +237,7 @@ void register_selftest(CLI::App& root, Exit& exit) {
        {"coluber selftest --goldens DIR", "every golden file of a folder, language models with their checkpoints"},
        {"coluber selftest --goldens DIR --only selective_scan --dtype f32 --json", "some of them, for a script"}});
   add_common_options(command, *options);
+  add_device_option(command, *options);
   command.add_option("--goldens", options->goldens, "Folder of golden files; without it: those built in");
   command.add_option("--only", options->only, "Cases whose file/case or op has this in it, or fits it as a glob");
   command.add_flag("-v,--verbose", options->verbose,

@@ -83,6 +83,7 @@ void add_progress_flags(FlagBindings& bindings, TrainFlags& flags) {
 
 FlagBindings add_train_flags(CLI::App& command, TrainFlags& flags) {
   add_common_options(command, flags);
+  add_device_option(command, flags);
   FlagBindings bindings(command);
   bindings.bind("seed", command.get_option("--seed"), flags.seed, true);
   add_data_flags(bindings, flags);

@@ -161,7 +161,7 @@ Model create_model(const TrainFlags& options, const TrainData& data) {
     config.eos_token_id = data.tokenizer->eos_id();
   }
   check_memory(options, config);
-  return Model::create(config, options.seed);
+  return Model::create(config, options.seed).to(options.chosen_device());
 }
 
 }  // namespace coluber::apps

@@ -37,7 +37,7 @@ endif()
 # Headers and the static runtime: nothing of CUDA is needed to start a program, only to use a GPU.
 function(coluber_use_cuda target)
   target_include_directories(${target} SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
-  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;-lineinfo>")
+  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>")
   target_link_libraries(${target} PRIVATE "${CUDA_cudart_static_LIBRARY}" ${CMAKE_DL_LIBS} rt)
   set_target_properties(${target} PROPERTIES CUDA_RUNTIME_LIBRARY None)
 endfunction()

@@ -98,7 +98,7 @@ struct Graph {
   Context& ctx;
   Tape* tape = nullptr;         // null: inference
   bool training = false;        // dropout is on
-  DType compute = DType::kF32;  // of matrix products: kF32 or kBF16
+  DType compute = DType::kF32;  // of matrix products: kF32 or kBF16; on a GPU of activations too, and kF16 as well
   std::uint64_t dropout_seed = 0;
   std::uint64_t dropout_stream = 0;  // advanced by each dropout; set to a function of the step before each pass
 };

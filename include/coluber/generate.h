@@ -20,6 +20,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -29,6 +30,8 @@
 #include "coluber/model.h"
 
 namespace coluber {
+
+class RecordedStep;
 
 class Tokenizer;
 
@@ -93,7 +96,7 @@ class Session {
   Session(const Model& model, const SamplingOptions& options, State state, std::int64_t vocab_size = 0,
           std::uint64_t stream = 0);
 
-  // Reads ids, at most kPrefillChunkTokens at a time.
+  // Reads ids, at most kPrefillChunkTokens at a time (on a GPU sixteen times as many).
   void append(Context& ctx, std::span<const std::int32_t> ids);
   // Draws the next id. The model reads it at the following call, so nothing is computed for the last one.
   std::int32_t next(Context& ctx);
@@ -118,6 +121,7 @@ class Session {
  private:
   friend class GenerationBatch;
   void read_pending(Context& ctx);
+  Tensor step_logits(Context& ctx);
 
   const Model* model_;
   Sampler sampler_;
@@ -125,6 +129,7 @@ class Session {
   Tensor logits_;              // (v) f32; replaced, never written to, so copies may share it
   std::int32_t pending_ = -1;  // drawn, not read yet; -1: none
   std::int64_t num_tokens_ = 0;
+  std::shared_ptr<RecordedStep> recorded_;  // on a GPU, of state_; a fork makes its own
 };
 
 enum class FinishReason : std::uint8_t { kLength, kEos, kStop };

@@ -39,7 +39,7 @@ struct ForwardOptions {
   State* state = nullptr;        // read before and written after, in place; null: start from zero
   Sequences sequences;           // packed rows, resets
   bool last_token_only = false;  // logits (b,1,v)
-  DType compute = DType::kF32;   // of matrix products
+  DType compute = DType::kF32;   // of matrix products; on a GPU those with 16-bit weights are in their dtype
 };
 
 // What evaluation over a text gives.
@@ -60,15 +60,19 @@ class Model {
 
   const ModelConfig& config() const { return config_; }
   DType dtype() const;  // of the matrices
+  Device device() const;
   Parameters parameters() const;
   std::int64_t num_parameters() const;
   std::int64_t size_bytes() const;
   // Same model with matrices in another dtype (a copy of those).
   Model to(DType dtype) const;
+  // Same model in the memory of another device: itself where it is already, else a copy.
+  Model to(Device device) const;
 
-  State make_state(std::int64_t batch) const;
+  State make_state(std::int64_t batch) const;  // zeros, on the device of the model
 
-  // ids (b,l) i32 -> logits (b,l,v) f32 over the padded vocabulary.
+  // ids (b,l) i32, on the CPU or the model's device -> logits (b,l,v) f32 on the model's device, over the padded
+  // vocabulary.
   Tensor forward(Context& ctx, const Tensor& ids, const ForwardOptions& options = {}) const;
   // ids (b) i32 -> logits (b,v); updates the state.
   Tensor step(Context& ctx, const Tensor& ids, State& state) const;
@@ -84,6 +88,8 @@ class Model {
 
  private:
   friend Model build_model(const ModelConfig& config, const Init& init);
+  DType compute_dtype(DType asked) const;
+  DType logits_dtype() const;
   // hidden() without a tape, from and to options.state.
   Tensor infer(Context& ctx, const Tensor& ids, const ForwardOptions& options) const;
   Var hidden(Graph& graph, const Tensor& ids, const Sequences& sequences, const std::vector<MixerState>* state_in,

@@ -15,6 +15,10 @@
 
 namespace coluber {
 
+namespace ops {
+struct MambaStepArgs;
+}
+
 // A trainable tensor and what the optimiser must know of it.
 struct Parameter {
   std::string name;  // as in the state-spaces layout, "layers.0.mixer.in_proj.weight"
@@ -68,6 +72,7 @@ class Mamba {
 
   const MambaConfig& config() const { return config_; }
   bool bidirectional() const { return directions_.size() == 2; }
+  DType dtype() const { return in_proj_.weight.value().dtype(); }  // of the matrices
   void append_parameters(Parameters& parameters) const;
 
   // x (b,l,m) -> (b,l,m). A bidirectional mixer takes no state.
@@ -76,6 +81,8 @@ class Mamba {
   // x (b,1,m) -> (b,1,m); updates the state in place.
   Tensor step(Context& ctx, const Tensor& x, const LayerState& state) const;
   LayerState make_state(std::int64_t batch, DType dtype = DType::kF32) const;  // zeros
+  // What a fused step of the block needs of the mixer (ops/mamba_step.h).
+  void describe_step(ops::MambaStepArgs& args, const LayerState& state) const;
 
  private:
   struct Direction {

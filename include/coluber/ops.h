@@ -4,8 +4,11 @@
 //
 // Conventions
 //   * Inputs and parameters are given in one struct; an undefined Tensor means that the option is off.
-//   * All floating tensors of a call have one dtype: f32 (fast kernels) or f64 (reference kernels, for checking).
-//     Weights of linear and embedding may also be bf16 or f16. A mix throws kInvalidArgument naming both.
+//   * On the CPU all floating tensors of a call have one dtype: f32 (fast kernels) or f64 (reference kernels, for
+//     checking). Weights of linear and embedding may also be bf16 or f16. A mix throws kInvalidArgument naming both.
+//   * On a GPU activations are f32, bf16 or f16, and parameters (A, D, dt_bias, convolutions, norms), states and the
+//     residual stream are f32; sums are f32. All tensors of a call are on one device; ids, targets, cu_seqlens and
+//     resets may come from the CPU. Work is queued on the thread's current stream (device.h).
 //   * Inputs may be strided. Fast kernels want channels contiguous; other layouts are copied once.
 //   * Sequences are the b rows of l tokens, or, with `cu_seqlens` (s+1) i32, s sequences packed in one row (b = 1):
 //   tokens
@@ -20,6 +23,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -92,10 +96,12 @@ struct NormArgs {
   NormKind kind = NormKind::kRms;
   double eps = 1e-5;
   bool norm_before_gate = false;
-  std::int64_t group_size = 0;  // 0: m
+  std::int64_t group_size = 0;              // 0: m
+  std::optional<DType> out = std::nullopt;  // of y, default that of x; on a GPU an f32 x may give bf16 or f16
 };
 struct NormGrads {
   Tensor x, weight, bias, z;  // the gradient of residual equals that of x
+  Tensor x_narrow;            // that of x once more, in the dtype of y, where that is not x's
 };
 // residual_out, when not null, gets x + residual (x itself when there is no residual).
 Tensor norm_forward(Context& ctx, const NormArgs& args, Tensor* residual_out = nullptr);
@@ -108,6 +114,7 @@ struct LinearArgs {
   Tensor weight;  // (out,in)
   Tensor bias;    // (out), optional
   DType compute = DType::kF32;
+  std::optional<DType> out = std::nullopt;  // of y, default that of x; on a GPU a 16-bit x may give f32 (forward only)
 };
 struct LinearGrads {
   Tensor x, weight, bias;
@@ -158,6 +165,7 @@ void copy(Context& ctx, const Tensor& to, const Tensor& from);    // same shape 
 Tensor neg_exp(Context& ctx, const Tensor& x);                    // -e^x
 Tensor multiply(Context& ctx, const Tensor& a, const Tensor& b);  // same shape
 double sum_of_squares(Context& ctx, const Tensor& x);             // in double, fixed order
+double sum_of_squares(Context& ctx, std::span<const Tensor> tensors);  // of all of them together
 
 // --- AdamW (arXiv 1711.05101): one step for one tensor ---------------------------------------------------------------
 // g = grad grad_scale; m = beta1 m + (1-beta1) g; v = beta2 v + (1-beta2) g^2;

@@ -15,16 +15,21 @@ bool recording(const Graph& graph, const Vars&... vars) {
   return graph.tape != nullptr && (vars.requires_grad() || ...);
 }
 
+// What activations are stored in: that of x, or on a GPU, where products are of 16 bits, those.
+DType activation_dtype(const Graph& graph, const Tensor& x) {
+  return x.device().is_cpu() || graph.compute == DType::kF32 ? x.dtype() : graph.compute;
+}
+
 // `tensor`, or zeros where nothing depends on that output.
 Tensor or_zeros(Tensor tensor, const Tensor& like) {
-  return tensor.defined() ? std::move(tensor) : Tensor::zeros(like.shape(), like.dtype());
+  return tensor.defined() ? std::move(tensor) : Tensor::zeros(like.shape(), like.dtype(), like.device());
 }
 
 }  // namespace
 
 Var linear(Graph& graph, const Var& x, const Var& weight, const Var& bias) {
   const bool record = recording(graph, x, weight, bias);
-  ops::LinearArgs args{x.value(), weight.value(), bias.value(), graph.compute};
+  const ops::LinearArgs args{x.value(), weight.value(), bias.value(), graph.compute, {}};
   Var y(ops::linear_forward(graph.ctx, args), record);
   if (record) {
     graph.tape->record([to_x = x.gradient(), to_weight = weight.gradient(), to_bias = bias.gradient(),
@@ -52,7 +57,7 @@ Var embedding(Graph& graph, const Tensor& ids, const Var& table) {
         [ids, to_table = table.gradient(), of_y = y.gradient(), v_m = table.value().shape()](Context& ctx) {
           const Tensor grad_y = of_y.take();
           if (!grad_y.defined()) return;
-          if (!to_table.tensor().defined()) to_table.set(Tensor::zeros(v_m, grad_y.dtype()));
+          if (!to_table.tensor().defined()) to_table.set(Tensor::zeros(v_m, grad_y.dtype(), grad_y.device()));
           ops::embedding_backward(ctx, ids, grad_y, to_table.writable(ctx));
         });
   }
@@ -61,7 +66,8 @@ Var embedding(Graph& graph, const Tensor& ids, const Var& table) {
 
 Var norm(Graph& graph, const Var& x, const Var& weight, const Var& bias, const Var& residual, NormKind kind, double eps,
          Var* residual_out) {
-  ops::NormArgs args{x.value(), weight.value(), bias.value(), residual.value(), {}, kind, eps, false, 0};
+  ops::NormArgs args{x.value(), weight.value(), bias.value(), residual.value(), {}, kind, eps, false, 0, {}};
+  args.out = activation_dtype(graph, x.value());
   const bool record = recording(graph, x, weight, bias, residual);
   Tensor summed;
   Var y(ops::norm_forward(graph.ctx, args, residual_out != nullptr || residual.defined() ? &summed : nullptr), record);
@@ -72,13 +78,16 @@ Var norm(Graph& graph, const Var& x, const Var& weight, const Var& bias, const V
       args.residual = {};
     }
     graph.tape->record([to_x = x.gradient(), to_residual = residual.gradient(), to_weight = weight.gradient(),
-                        to_bias = bias.gradient(), of_y = y.gradient(), of_sum = sum.gradient(), args](Context& ctx) {
-      const Tensor grad_y = of_y.take(), grad_sum = of_sum.take();
+                        to_bias = bias.gradient(), of_y = y.gradient(), of_sum = sum.gradient(), args,
+                        of_x = x.value().dtype()](Context& ctx) {
+      const Tensor grad_sum = of_sum.take();
+      Tensor grad_y = of_y.take();
       if (!grad_y.defined() && !grad_sum.defined()) return;
-      const ops::NormGrads grads = ops::norm_backward(ctx, args, or_zeros(grad_y, args.x), grad_sum);
+      if (!grad_y.defined()) grad_y = Tensor::zeros(args.x.shape(), args.out.value(), args.x.device());
+      const ops::NormGrads grads = ops::norm_backward(ctx, args, grad_y, grad_sum);
       to_weight.add(ctx, grads.weight);
       to_bias.add(ctx, grads.bias);
-      to_x.add(ctx, grads.x);
+      to_x.add(ctx, grads.x.dtype() == of_x ? grads.x : grads.x_narrow);
       to_residual.add(ctx, grads.x);
     });
   }
@@ -88,7 +97,8 @@ Var norm(Graph& graph, const Var& x, const Var& weight, const Var& bias, const V
 
 Var gated_norm(Graph& graph, const Var& x, const Var& z, const Var& weight, const Var& bias, NormKind kind, double eps,
                bool norm_before_gate, std::int64_t group_size) {
-  ops::NormArgs args{x.value(), weight.value(), bias.value(), {}, z.value(), kind, eps, norm_before_gate, group_size};
+  const ops::NormArgs args{x.value(),        weight.value(), bias.value(),     {}, z.value(), kind, eps,
+                           norm_before_gate, group_size,     x.value().dtype()};
   const bool record = recording(graph, x, z, weight, bias);
   Var y(ops::norm_forward(graph.ctx, args), record);
   if (record) {
@@ -187,8 +197,9 @@ std::vector<Var> split(Graph& graph, const Var& x, const std::vector<std::int64_
   }
   if (record) {
     const Shape shape = x.value().shape();
-    graph.tape->record([to_x = x.gradient(), of_parts, sizes, shape, dtype = x.value().dtype()](Context& ctx) {
-      const Tensor grad = Tensor::empty(shape, dtype);
+    graph.tape->record([to_x = x.gradient(), of_parts, sizes, shape, dtype = x.value().dtype(),
+                        device = x.value().device()](Context& ctx) {
+      const Tensor grad = Tensor::empty(shape, dtype, device);
       std::int64_t at = 0;
       for (std::size_t i = 0; i < sizes.size(); ++i) {
         const Tensor into = grad.slice(-1, at, at + sizes[i]), part = of_parts[i].take();
@@ -215,7 +226,7 @@ Var reshape(Graph& graph, const Var& x, const Shape& shape) {
 
 Var add(Graph& graph, const Var& a, const Var& b) {
   const bool record = recording(graph, a, b);
-  const Tensor sum = Tensor::empty(a.value().shape(), a.value().dtype());
+  const Tensor sum = Tensor::empty(a.value().shape(), a.value().dtype(), a.value().device());
   ops::copy(graph.ctx, sum, a.value());
   ops::add_inplace(graph.ctx, sum, b.value());
   Var y(sum, record);
@@ -266,22 +277,23 @@ Var dropout(Graph& graph, const Var& x, double p) {
 
 Var dot(Graph& graph, const Var& x, const Tensor& weights) {
   const bool record = recording(graph, x);
-  const Tensor a = x.value().to(DType::kF64).contiguous(), b = weights.to(DType::kF64).contiguous();
+  const Tensor a = x.value().to(kCpuDevice).to(DType::kF64).contiguous();
+  const Tensor b = weights.to(kCpuDevice).to(DType::kF64).contiguous();
   check_equal("dot", "elements", a.numel(), b.numel());
   double sum = 0;
   for (std::int64_t i = 0; i < a.numel(); ++i) sum += a.data<double>()[i] * b.data<double>()[i];
   Var y(Tensor::full({}, sum, DType::kF64), record);
   if (record) {
     const Shape shape = x.value().shape();
-    graph.tape->record(
-        [to_x = x.gradient(), of_y = y.gradient(), weights, shape, dtype = x.value().dtype()](Context& ctx) {
-          const Tensor grad_y = of_y.take();
-          if (!grad_y.defined()) return;
-          const Tensor grad = Tensor::empty(shape, dtype);
-          grad.copy_from(weights);
-          ops::scale_inplace(ctx, grad, grad_y.at({}));
-          to_x.add(ctx, grad);
-        });
+    graph.tape->record([to_x = x.gradient(), of_y = y.gradient(), weights, shape, dtype = x.value().dtype(),
+                        device = x.value().device()](Context& ctx) {
+      const Tensor grad_y = of_y.take();
+      if (!grad_y.defined()) return;
+      const Tensor grad = Tensor::empty(shape, dtype, device);
+      grad.copy_from(weights);
+      ops::scale_inplace(ctx, grad, grad_y.at({}));
+      to_x.add(ctx, grad);
+    });
   }
   return y;
 }

@@ -39,7 +39,7 @@ void Gradient::add(Context& ctx, const Tensor& tensor) const {
 Tensor Gradient::writable(Context& ctx) const {
   if (slot_ == nullptr || !slot_->tensor.defined()) return {};
   if (!slot_->tensor.is_sole_owner() || !slot_->tensor.is_contiguous()) {
-    const Tensor own = Tensor::empty(slot_->tensor.shape(), slot_->tensor.dtype());
+    const Tensor own = Tensor::empty(slot_->tensor.shape(), slot_->tensor.dtype(), slot_->tensor.device());
     ops::copy(ctx, own, slot_->tensor);
     slot_->tensor = own;
   }
@@ -62,7 +62,7 @@ void Tape::backward(Context& ctx, const Var& root, const Tensor& seed) {
                  join(value.shape().to_string(), " ", dtype_name(value.dtype()), ", as the root is"),
                  join(seed.shape().to_string(), " ", dtype_name(seed.dtype())));
   }
-  root.accumulate_grad(ctx, seed.defined() ? seed : Tensor::full(value.shape(), 1, value.dtype()));
+  root.accumulate_grad(ctx, seed.defined() ? seed : Tensor::full(value.shape(), 1, value.dtype(), value.device()));
   backward_from_grads(ctx);
 }
 

@@ -7,6 +7,7 @@ namespace coluber {
 namespace {
 
 constexpr std::int64_t kCacheSlackBytes = 32 << 20;
+constexpr std::int64_t kMinClassBytes = 512;               // of blocks that are cached
 constexpr std::int64_t kMaxBytes = std::int64_t{1} << 62;  // rounding up stays in range; no machine has as much
 
 }  // namespace
@@ -15,6 +16,7 @@ constexpr std::int64_t kMaxBytes = std::int64_t{1} << 62;  // rounding up stays 
 std::int64_t BlockCache::size_class(std::int64_t size_bytes) const {
   if (size_bytes > kMaxBytes) return 0;
   if (size_bytes < min_cached_bytes_) return std::max<std::int64_t>((size_bytes + 63) / 64 * 64, 64);
+  size_bytes = std::max(size_bytes, kMinClassBytes);
   const auto step = static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(size_bytes))) / 8;
   return (size_bytes + step - 1) / step * step;
 }
@@ -29,7 +31,7 @@ void* BlockCache::take(std::int64_t bytes) {
   } else {
     trim(bytes);
     block = system_allocate(bytes);
-    if (block == nullptr) {  // give everything back and try once more
+    if (block == nullptr && trims_) {  // give everything back and try once more
       trim_to(0);
       block = system_allocate(bytes);
     }
@@ -68,6 +70,7 @@ void BlockCache::release() {
 
 // Before `bytes` more come from the system: keep live + cached within 1.25 high water + slack.
 void BlockCache::trim(std::int64_t bytes) {
+  if (!trims_) return;
   const std::int64_t live = stats_.live_bytes + bytes;
   const std::int64_t high = std::max(high_water_bytes_, live);
   trim_to(std::max<std::int64_t>(0, high + high / 4 + kCacheSlackBytes - live));

@@ -1,9 +1,9 @@
 // BlockCache: blocks of memory that are given back are kept and handed out again.
 //
 // A training step asks for the same sizes in the same order every time, so a steady state allocates nothing and sees
-// the same addresses. Sizes are rounded up to one of eight classes per power of two. The cache is bounded: live +
-// cached never exceeds the peak of live by more than a quarter (+ 32 MiB). Where the bytes come from is up to who
-// derives from it (core/memory.cc, core/cuda/memory.cc).
+// the same addresses. Sizes are rounded up to one of eight classes per power of two. Where it trims, the cache is
+// bounded: live + cached never exceeds the peak of live by more than a quarter (+ 32 MiB). Where the bytes come from is
+// up to who derives from it (core/memory.cc, core/cuda/memory.cc).
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,9 @@ namespace coluber {
 
 class BlockCache {
  public:
-  explicit BlockCache(std::int64_t min_cached_bytes) : min_cached_bytes_(min_cached_bytes) {}
+  // `trims`: gives back what is cached beyond the bound; else only release() does.
+  explicit BlockCache(std::int64_t min_cached_bytes, bool trims = true)
+      : min_cached_bytes_(min_cached_bytes), trims_(trims) {}
   virtual ~BlockCache() = default;
   BlockCache(const BlockCache&) = delete;
   BlockCache& operator=(const BlockCache&) = delete;
@@ -40,6 +42,7 @@ class BlockCache {
   void trim_to(std::int64_t limit);
 
   const std::int64_t min_cached_bytes_;
+  const bool trims_;
   std::mutex mutex_;
   std::map<std::int64_t, std::vector<void*>> free_;  // size class -> blocks
   MemoryStats stats_;

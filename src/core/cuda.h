@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -42,6 +43,24 @@ void release_cached_memory(int device);
 // are there.
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, std::int64_t bytes);
 void fill_bytes(void* to, int device, std::uint8_t value, std::int64_t bytes);
+
+// Work that is recorded once and started again with one call: for steps of many small kernels, whose starts would take
+// longer than they do. What it reads and writes must stay where it was.
+class Graph {
+ public:
+  // Calls `work` twice on a stream of the graph's own, once to run (`warm_up`: libraries make their plans, memory is
+  // found) and once to be recorded. Tensors that `work` makes live in memory of the graph and change with every launch.
+  Graph(int device, const std::function<void()>& warm_up, const std::function<void()>& work);
+  ~Graph();
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+
+  void launch() const;  // on the current stream
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
 
 // Same shape, one device, any strides and dtypes; rounds like Tensor::copy_from.
 void copy_tensor(const Tensor& to, const Tensor& from);

@@ -12,6 +12,7 @@ LayerState clone(const LayerState& layer) {
 }
 
 bool same_bits(const Tensor& a, const Tensor& b) {
+  if (!a.device().is_cpu() || !b.device().is_cpu()) return same_bits(a.to(kCpuDevice), b.to(kCpuDevice));
   return a.dtype() == b.dtype() && a.shape() == b.shape() && a.is_contiguous() && b.is_contiguous() &&
          std::memcmp(a.raw(), b.raw(), static_cast<std::size_t>(a.size_bytes())) == 0;
 }

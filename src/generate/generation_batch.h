@@ -2,6 +2,7 @@
 // one by one calls round() when it has shown the ones before.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "coluber/generate.h"
 #include "coluber/tokenizer.h"
 #include "generate/stop_strings.h"
+#include "models/recorded_step.h"
 
 namespace coluber {
 
@@ -44,6 +46,7 @@ class GenerationBatch {
   void read(Context& ctx, Session& session, std::size_t prompt);
   void refill(Context& ctx);
   void decode(Context& ctx);
+  Tensor step(Context& ctx, const Tensor& ids);
   void accept(Row& row, const Tensor& logits);
   void finish(Row& row, FinishReason reason, std::string text = {});
   void show(const Row& row, std::int32_t id, const std::string& text, bool last);
@@ -58,7 +61,8 @@ class GenerationBatch {
   std::vector<Generation> results_;
   std::size_t waiting_ = 0;  // the first prompt that was not read yet
   std::vector<Row> rows_;
-  State state_;  // of rows_, in their order
+  State state_;                             // of rows_, in their order
+  std::unique_ptr<RecordedStep> recorded_;  // on a GPU, of state_
 };
 
 }  // namespace coluber

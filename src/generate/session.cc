@@ -2,6 +2,7 @@
 
 #include "coluber/generate.h"
 #include "core/check.h"
+#include "models/recorded_step.h"
 
 namespace coluber {
 namespace {
@@ -68,13 +69,14 @@ void Session::append(Context& ctx, std::span<const std::int32_t> ids) {
   }
   if (ids.empty()) return;
   read_pending(ctx);
-  for (std::size_t begin = 0; begin < ids.size(); begin += kPrefillChunkTokens) {
-    const std::size_t count = std::min<std::size_t>(kPrefillChunkTokens, ids.size() - begin);
+  const std::size_t chunk = model_->device().is_cpu() ? kPrefillChunkTokens : 16 * kPrefillChunkTokens;
+  for (std::size_t begin = 0; begin < ids.size(); begin += chunk) {
+    const std::size_t count = std::min(chunk, ids.size() - begin);
     ForwardOptions options;
     options.state = &state_;
     options.last_token_only = true;
     const Tensor chunk = as_ids(ids.subspan(begin, count), {1, static_cast<std::int64_t>(count)});
-    logits_ = model_->forward(ctx, chunk, options).select(1, 0).select(0, 0).to(DType::kF32);
+    logits_ = model_->forward(ctx, chunk, options).select(1, 0).select(0, 0).to(kCpuDevice).to(DType::kF32);
   }
   num_tokens_ += static_cast<std::int64_t>(ids.size());
   sampler_.observe(ids);
@@ -82,8 +84,20 @@ void Session::append(Context& ctx, std::span<const std::int32_t> ids) {
 
 void Session::read_pending(Context& ctx) {
   if (pending_ < 0) return;
-  logits_ = model_->step(ctx, as_ids(std::span(&pending_, 1), {1}), state_).select(0, 0).to(DType::kF32);
+  logits_ = step_logits(ctx);
   pending_ = -1;
+}
+
+// Logits (v) on the CPU after reading the pending token.
+Tensor Session::step_logits(Context& ctx) {
+  const Tensor ids = as_ids(std::span(&pending_, 1), {1});
+  if (model_->device().is_cpu()) return model_->step(ctx, ids, state_).select(0, 0).to(DType::kF32);
+  if (recorded_ == nullptr || !recorded_->is_of(state_)) {
+    recorded_ = std::make_shared<RecordedStep>(ctx, *model_, state_, sampler_.vocab_size());
+  }
+  recorded_->run(ids);
+  state_.advance(1);
+  return recorded_->logits().select(0, 0).to(kCpuDevice);
 }
 
 std::int32_t Session::next(Context& ctx) {

@@ -88,7 +88,7 @@ std::unique_ptr<AtomicFile> write_items(const std::string& path, Items items, co
   auto file = std::make_unique<AtomicFile>(kOp, path, static_cast<std::int64_t>(header.size()) + total_bytes(items));
   file->write(header.data(), header.size());
   for (const Item* item : items) {
-    const Tensor tensor = item->second.contiguous();
+    const Tensor tensor = item->second.to(kCpuDevice).contiguous();
     file->write(tensor.raw(), static_cast<std::size_t>(tensor.size_bytes()));
   }
   file->sync();

@@ -158,7 +158,7 @@ void write_torch_bin(const std::string& path, const TensorMap& tensors) {
   zip.add(folder + "data.pkl", bytes_of(content.pickle));
   zip.add(folder + "byteorder", bytes_of("little"));
   for (const Storage& storage : content.storages) {
-    const Tensor tensor = storage.tensor.contiguous();
+    const Tensor tensor = storage.tensor.to(kCpuDevice).contiguous();
     zip.add(folder + "data/" + storage.key,
             {static_cast<const std::byte*>(tensor.raw()), static_cast<std::size_t>(tensor.size_bytes())});
   }

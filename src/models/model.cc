@@ -81,6 +81,14 @@ const Var& Model::head() const {
 DType Model::dtype() const {
   return embedding_.value().dtype();
 }
+Device Model::device() const {
+  return embedding_.value().device();
+}
+
+// Of products: what was asked for, but 16-bit weights on a GPU meet activations of their own dtype.
+DType Model::compute_dtype(DType asked) const {
+  return !device().is_cpu() && dtype_size(dtype()) == 2 ? dtype() : asked;
+}
 
 Parameters Model::parameters() const {
   Parameters parameters;
@@ -110,7 +118,19 @@ Model Model::to(DType dtype) const {
   const Parameters from = parameters(), to = model.parameters();
   for (std::size_t i = 0; i < from.size(); ++i) {
     const DType other = dtype == DType::kF64 ? DType::kF64 : DType::kF32;
-    const Tensor own = Tensor::empty(from[i].var.value().shape(), from[i].matrix ? dtype : other);
+    const Tensor own = Tensor::empty(from[i].var.value().shape(), from[i].matrix ? dtype : other, device());
+    own.copy_from(from[i].var.value());
+    to[i].var.set_value(own);
+  }
+  return model;
+}
+
+Model Model::to(Device device) const {
+  if (device == this->device()) return *this;
+  Model model = build_model(config_, Init{0, DType::kF32, true});
+  const Parameters from = parameters(), to = model.parameters();
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    const Tensor own = Tensor::empty(from[i].var.value().shape(), from[i].var.value().dtype(), device);
     own.copy_from(from[i].var.value());
     to[i].var.set_value(own);
   }
@@ -132,7 +152,7 @@ Var Model::hidden(Graph& graph, const Tensor& ids, const Sequences& sequences, c
 Tensor Model::infer(Context& ctx, const Tensor& ids, const ForwardOptions& options) const {
   check_ids(ids);
   Graph graph{ctx};
-  graph.compute = options.compute;
+  graph.compute = compute_dtype(options.compute);
   if (options.state == nullptr) return hidden(graph, ids, options.sequences, nullptr, nullptr).value();
   const Tensor& packed = options.sequences.cu_seqlens;
   check_state(config_, *options.state, packed.defined() ? packed.numel() - 1 : ids.size(0));
@@ -142,19 +162,23 @@ Tensor Model::infer(Context& ctx, const Tensor& ids, const ForwardOptions& optio
   return x;
 }
 
+DType Model::logits_dtype() const {
+  return dtype() == DType::kF64 ? DType::kF64 : DType::kF32;
+}
+
 Tensor Model::forward(Context& ctx, const Tensor& ids, const ForwardOptions& options) const {
   Tensor x = infer(ctx, ids, options);
   if (options.last_token_only && ids.size(1) > 0) x = x.slice(1, ids.size(1) - 1, ids.size(1)).contiguous();
-  return ops::linear_forward(ctx, {x, head().value(), {}, options.compute});
+  return ops::linear_forward(ctx, {x, head().value(), {}, options.compute, logits_dtype()});
 }
 
 Tensor Model::step(Context& ctx, const Tensor& ids, State& state) const {
   check_equal("model", "rank of ids (b)", 1, ids.rank());
   check_state(config_, state, ids.size(0));
-  const DType out = dtype() == DType::kF64 ? DType::kF64 : DType::kF32;
-  const Tensor x = ops::embedding_forward(ctx, ids.unsqueeze(1), embedding_.value(), out);  // (b,1,m)
+  const Tensor x = ops::embedding_forward(ctx, ids.unsqueeze(1), embedding_.value(), logits_dtype());  // (b,1,m)
   const Tensor y = stack_.step(ctx, x, state);
-  return ops::linear_forward(ctx, {y, head().value(), {}}).reshape({ids.size(0), config_.padded_vocab_size()});
+  return ops::linear_forward(ctx, {y, head().value(), {}, DType::kF32, logits_dtype()})
+      .reshape({ids.size(0), config_.padded_vocab_size()});
 }
 
 LossSum Model::evaluate(Context& ctx, const Tensor& ids, const Tensor& targets, const ForwardOptions& options) const {

@@ -130,8 +130,9 @@ void Model::save(const std::string& path, const SaveOptions& options) const {
   const std::string config_json = write_config_json(config_, options.layout);  // refuses layouts that lack an option
   TensorMap tensors;
   for (const Parameter& parameter : parameters()) {
-    const Tensor value = parameter.var.value().to(options.dtype.value_or(parameter.var.value().dtype()));
-    check_in_range(parameter.name, parameter.var.value(), value);
+    const Tensor own = parameter.var.value().to(kCpuDevice);
+    const Tensor value = own.to(options.dtype.value_or(own.dtype()));
+    check_in_range(parameter.name, own, value);
     tensors.emplace(file_tensor_name(options.layout, parameter.name), to_file_shape(parameter.name, value));
   }
   if (config_.tie_embeddings && options.layout == CheckpointLayout::kStateSpaces && !options.safetensors) {

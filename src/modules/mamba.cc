@@ -3,6 +3,7 @@
 #include "coluber/modules.h"
 #include "core/check.h"
 #include "modules/init.h"
+#include "ops/mamba_step.h"
 
 namespace coluber {
 namespace {
@@ -12,7 +13,7 @@ Sequences read_backwards(const Sequences& sequences) {
   const Tensor& resets = sequences.resets;
   if (!resets.defined() || resets.rank() != 2 || resets.size(1) == 0) return sequences;
   const std::int64_t l = resets.size(1);
-  const Tensor earlier = Tensor::zeros(resets.shape(), resets.dtype());
+  const Tensor earlier = Tensor::zeros(resets.shape(), resets.dtype(), resets.device());
   earlier.slice(1, 0, l - 1).copy_from(resets.slice(1, 1, l));
   return {sequences.cu_seqlens, earlier};
 }
@@ -20,7 +21,7 @@ Sequences read_backwards(const Sequences& sequences) {
 }  // namespace
 
 Tensor Linear::step(Context& ctx, const Tensor& x) const {
-  return ops::linear_forward(ctx, {x, weight.value(), bias.value()});
+  return ops::linear_forward(ctx, {x, weight.value(), bias.value(), DType::kF32, {}});
 }
 
 Mamba::Mamba(const MambaConfig& config, const Init& init, const std::string& name, std::int64_t residual_layers,
@@ -143,7 +144,7 @@ Tensor Mamba::step(Context& ctx, const Tensor& x, const LayerState& state) const
     norm.eps = config_.norm_dt_B_C_eps;
     return ops::norm_forward(ctx, norm);
   };
-  scan.dt = ops::linear_forward(ctx, {part(0, u), direction.dt_weight.value(), {}});
+  scan.dt = ops::linear_forward(ctx, {part(0, u), direction.dt_weight.value(), {}, DType::kF32, {}});
   scan.B = part(u, u + n);
   scan.C = part(u + n, u + 2 * n);
   scan.A = ops::neg_exp(ctx, direction.A_log.value());
@@ -154,9 +155,29 @@ Tensor Mamba::step(Context& ctx, const Tensor& x, const LayerState& state) const
   return out_proj_.step(ctx, ops::selective_scan_step(ctx, scan, state.ssm));
 }
 
+void Mamba::describe_step(ops::MambaStepArgs& args, const LayerState& state) const {
+  const Direction& direction = directions_[0];
+  args.in_proj_weight = in_proj_.weight.value();
+  args.in_proj_bias = in_proj_.bias.value();
+  args.conv_weight = direction.conv_weight.value();
+  args.conv_bias = direction.conv_bias.value();
+  args.x_proj_weight = direction.x_proj.weight.value();
+  args.dt_proj_weight = direction.dt_weight.value();
+  args.dt_bias = direction.dt_bias.value();
+  args.A_log = direction.A_log.value();
+  args.D = direction.D.value();
+  args.out_proj_weight = out_proj_.weight.value();
+  args.out_proj_bias = out_proj_.bias.value();
+  args.norm_dt_B_C = config_.norm_dt_B_C;
+  args.norm_dt_B_C_eps = config_.norm_dt_B_C_eps;
+  args.conv_state = state.conv;
+  args.ssm_state = state.ssm;
+}
+
 LayerState Mamba::make_state(std::int64_t batch, DType dtype) const {
-  return {Tensor::zeros({batch, config_.d_inner, config_.d_conv - 1}, dtype),
-          Tensor::zeros({batch, config_.d_inner, config_.d_state}, dtype)};
+  const Device device = in_proj_.weight.value().device();
+  return {Tensor::zeros({batch, config_.d_inner, config_.d_conv - 1}, dtype, device),
+          Tensor::zeros({batch, config_.d_inner, config_.d_state}, dtype, device)};
 }
 
 }  // namespace coluber

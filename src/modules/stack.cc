@@ -1,6 +1,7 @@
 #include "coluber/modules.h"
 #include "core/check.h"
 #include "modules/init.h"
+#include "ops/mamba_step.h"
 
 namespace coluber {
 namespace {
@@ -19,8 +20,11 @@ void append_norm(Parameters& parameters, const std::string& name, const Norm& no
   if (norm.bias.defined()) parameters.push_back({name + ".bias", norm.bias, false, false});
 }
 
-Tensor norm_step(Context& ctx, const Norm& norm, const Tensor& x, const Tensor& residual, Tensor* residual_out) {
+// On a GPU y is stored as the weights that it is multiplied with.
+Tensor norm_step(Context& ctx, const Norm& norm, const Tensor& x, const Tensor& residual, DType weights,
+                 Tensor* residual_out) {
   ops::NormArgs args;
+  if (!x.device().is_cpu()) args.out = weights;
   args.x = x;
   args.residual = residual;
   args.weight = norm.weight.value();
@@ -28,6 +32,19 @@ Tensor norm_step(Context& ctx, const Norm& norm, const Tensor& x, const Tensor& 
   args.kind = norm.kind;
   args.eps = norm.eps;
   return ops::norm_forward(ctx, args, residual_out);
+}
+
+ops::MambaStepArgs fused_step(const Norm& norm, const Mamba& mixer, const Tensor& x, const Tensor& residual,
+                              const LayerState& state) {
+  ops::MambaStepArgs args;
+  args.x = x;
+  args.residual = residual;
+  args.norm_weight = norm.weight.value();
+  args.norm_bias = norm.bias.value();
+  args.norm = norm.kind;
+  args.norm_eps = norm.eps;
+  mixer.describe_step(args, state);
+  return args;
 }
 
 }  // namespace
@@ -86,15 +103,23 @@ Var MambaStack::forward(Graph& graph, const Var& x, const Sequences& sequences, 
 Tensor MambaStack::step(Context& ctx, const Tensor& x, State& state) const {
   check_equal("stack", "layers of the state", config_.n_layer, static_cast<long long>(state.num_layers()));
   Tensor hidden = x, residual;
+  const DType weights = blocks_.front().mixer.dtype();
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    if (!hidden.device().is_cpu()) {
+      const ops::MambaStepArgs fused = fused_step(blocks_[i].norm, blocks_[i].mixer, hidden, residual, state.layer(i));
+      if (!blocks_[i].mixer.bidirectional() && ops::takes_mamba_step(fused)) {
+        hidden = ops::mamba_step(ctx, fused, &residual);
+        continue;
+      }
+    }
     Tensor sum;
-    const Tensor normed = norm_step(ctx, blocks_[i].norm, hidden, residual, &sum);
+    const Tensor normed = norm_step(ctx, blocks_[i].norm, hidden, residual, weights, &sum);
     residual = sum;
     hidden = blocks_[i].mixer.step(ctx, normed, state.layer(i));
   }
   state.advance(x.size(1));
   Tensor sum;
-  return norm_step(ctx, norm_f_, hidden, residual, &sum);
+  return norm_step(ctx, norm_f_, hidden, residual, weights, &sum);
 }
 
 State MambaStack::make_state(std::int64_t batch, DType dtype) const {

@@ -67,6 +67,7 @@ Tensor map(Context& ctx, std::string_view op, const Tensor& a, F&& f) {
 
 void copy(Context& ctx, const Tensor& to, const Tensor& from) {
   check_same("copy", to, from);
+  if (!to.device().is_cpu() || !from.device().is_cpu()) return to.copy_from(from);
   if (to.dtype() == from.dtype() && to.rank() > 0 && to.stride(-1) == 1 && from.stride(-1) == 1) {
     return copy_rows(ctx, to, from);
   }
@@ -77,6 +78,12 @@ void copy(Context& ctx, const Tensor& to, const Tensor& from) {
 
 Tensor neg_exp(Context& ctx, const Tensor& x) {
   const Tensor in = x.contiguous();
+  if (!in.device().is_cpu()) {
+    check_dtype("neg_exp", "x", in, DType::kF32);
+    const Tensor out = Tensor::empty(in.shape(), DType::kF32, in.device());
+    cuda::neg_exp(cuda::current_stream(in.device().index), in.data<float>(), out.data<float>(), in.numel());
+    return out;
+  }
   if (in.dtype() == DType::kF32 && ctx.algorithm() != Algorithm::kReference) {
     const Tensor out = Tensor::empty(in.shape(), DType::kF32), row = in.reshape({1, in.numel()});
     cpu::neg_exp(ctx.threads(), view_of<const float, 2>(row), view_of<float, 2>(out.reshape({1, in.numel()})));
@@ -90,7 +97,18 @@ Tensor neg_exp(Context& ctx, const Tensor& x) {
 
 Tensor multiply(Context& ctx, const Tensor& a, const Tensor& b) {
   check_same("multiply", a, b);
+  check_device("multiply", "second tensor", b, a.device());
   const Tensor x = a.contiguous(), y = b.contiguous();
+  if (!x.device().is_cpu()) {
+    check_storage("multiply", "first tensor", x);
+    const Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
+    with_storage(x.dtype(), [&](auto storage) {
+      using T = decltype(storage);
+      cuda::multiply(cuda::current_stream(x.device().index), static_cast<const T*>(x.data<T>()),
+                     static_cast<const T*>(y.data<T>()), out.data<T>(), x.numel());
+    });
+    return out;
+  }
   return map(ctx, "multiply", x, [&](auto* out, std::int64_t begin, std::int64_t end) {
     using T = std::remove_pointer_t<decltype(out)>;
     for (std::int64_t i = begin; i < end; ++i) out[i] = x.data<T>()[i] * y.data<T>()[i];

@@ -21,16 +21,22 @@ constexpr std::int64_t kTileElems = 8 << 20;
 constexpr std::int64_t kMinTileTokens = 64, kMaxTileTokens = 1024;
 constexpr std::int64_t kRowsPerTask = 16;
 
-std::int64_t tile_tokens(std::int64_t v) {
+// On a GPU a tile must fill the device: 256 MiB of f32 logits.
+constexpr std::int64_t kDeviceTileElems = 64 << 20, kMaxDeviceTileTokens = 8192;
+
+std::int64_t tile_tokens(std::int64_t v, Device device) {
+  if (!device.is_cpu()) {
+    return std::clamp(kDeviceTileElems / std::max<std::int64_t>(v, 1) / 64 * 64, kMinTileTokens, kMaxDeviceTileTokens);
+  }
   return std::clamp(kTileElems / std::max<std::int64_t>(v, 1) / 64 * 64, kMinTileTokens, kMaxTileTokens);
 }
 
-// Contiguous targets, every one of them -1 or in the vocabulary; the number that count goes to `counted`.
-Tensor checked_targets(std::string_view op, const Tensor& targets, std::int64_t tokens, std::int64_t v,
+// Contiguous targets on `device`, every one of them -1 or in the vocabulary; the number that count goes to `counted`.
+Tensor checked_targets(std::string_view op, const Tensor& targets, std::int64_t tokens, std::int64_t v, Device device,
                        std::int64_t* counted) {
   check_shape(op, "targets", targets, {tokens});
   check_dtype(op, "targets", targets, DType::kI32);
-  const Tensor flat = targets.contiguous();
+  const Tensor flat = targets.to(kCpuDevice).contiguous();
   const std::int32_t* ids = flat.data<std::int32_t>();
   *counted = 0;
   for (std::int64_t i = 0; i < tokens; ++i) {
@@ -40,7 +46,7 @@ Tensor checked_targets(std::string_view op, const Tensor& targets, std::int64_t 
     }
     *counted += ids[i] >= 0 ? 1 : 0;
   }
-  return flat;
+  return targets.device() == device ? targets.contiguous() : flat.to(device);
 }
 
 template <class T>
@@ -64,6 +70,13 @@ CrossEntropyRowsParams<T> rows_params(const Tensor& logits, const std::int32_t* 
 // Losses (rows) and, when `grad` is defined, gradients of all rows of a matrix of logits.
 void run_rows(Context& ctx, const Tensor& logits, const std::int32_t* targets, double* loss, const Tensor& grad,
               double grad_scale) {
+  if (!logits.device().is_cpu()) {
+    with_storage(logits.dtype(), [&](auto storage) {
+      cuda::cross_entropy_rows(cuda::current_stream(logits.device().index),
+                               rows_params<decltype(storage)>(logits, targets, loss, grad, grad_scale));
+    });
+    return;
+  }
   if (logits.dtype() == DType::kF64) {
     return reference::cross_entropy_rows(rows_params<double>(logits, targets, loss, grad, grad_scale));
   }
@@ -81,18 +94,17 @@ void run_rows(Context& ctx, const Tensor& logits, const std::int32_t* targets, d
   });
 }
 
-double mean_of(const double* loss, std::int64_t tokens, std::int64_t counted) {
+double mean_of(const Tensor& losses, std::int64_t counted) {
+  const Tensor on_cpu = losses.to(kCpuDevice);
+  const double* loss = on_cpu.data<double>();
   double sum = 0;
-  for (std::int64_t i = 0; i < tokens; ++i) sum += loss[i];
+  for (std::int64_t i = 0; i < on_cpu.numel(); ++i) sum += loss[i];
   return counted == 0 ? 0 : sum / static_cast<double>(counted);
 }
 
 Tensor checked_logits(const Tensor& logits) {
   check_shape("cross_entropy", "logits", logits, {-1, -1});
-  if (logits.dtype() != DType::kF32 && logits.dtype() != DType::kF64) {
-    refuse_value(ErrorCode::kInvalidArgument, "cross_entropy", "dtype of logits", "f32 or f64",
-                 dtype_name(logits.dtype()));
-  }
+  check_storage("cross_entropy", "logits", logits);
   return as_matrix(logits);
 }
 
@@ -101,17 +113,17 @@ Tensor checked_logits(const Tensor& logits) {
 double cross_entropy_forward(Context& ctx, const Tensor& logits, const Tensor& targets) {
   const Tensor rows = checked_logits(logits);
   std::int64_t counted = 0;
-  const Tensor ids = checked_targets("cross_entropy", targets, rows.size(0), rows.size(1), &counted);
-  std::vector<double> loss(static_cast<std::size_t>(rows.size(0)));
-  run_rows(ctx, rows, ids.data<std::int32_t>(), loss.data(), {}, 0);
-  return mean_of(loss.data(), rows.size(0), counted);
+  const Tensor ids = checked_targets("cross_entropy", targets, rows.size(0), rows.size(1), rows.device(), &counted);
+  const Tensor losses = Tensor::empty({rows.size(0)}, DType::kF64, rows.device());
+  run_rows(ctx, rows, ids.data<std::int32_t>(), losses.data<double>(), {}, 0);
+  return mean_of(losses, counted);
 }
 
 Tensor cross_entropy_backward(Context& ctx, const Tensor& logits, const Tensor& targets, double grad_loss) {
   const Tensor rows = checked_logits(logits);
   std::int64_t counted = 0;
-  const Tensor ids = checked_targets("cross_entropy", targets, rows.size(0), rows.size(1), &counted);
-  const Tensor grad = Tensor::empty(rows.shape(), rows.dtype());
+  const Tensor ids = checked_targets("cross_entropy", targets, rows.size(0), rows.size(1), rows.device(), &counted);
+  const Tensor grad = Tensor::empty(rows.shape(), rows.dtype(), rows.device());
   run_rows(ctx, rows, ids.data<std::int32_t>(), nullptr, grad,
            counted == 0 ? 0 : grad_loss / static_cast<double>(counted));
   return grad;
@@ -122,25 +134,27 @@ LinearCrossEntropyOut linear_cross_entropy(Context& ctx, const LinearCrossEntrop
   constexpr std::string_view kOp = "linear_cross_entropy";
   check_shape(kOp, "x", args.x, {-1, -1});
   check_linear(kOp, args.x, args.weight, args.bias, args.compute);
-  const DType dtype = args.x.dtype();
+  check_algorithm(kOp, ctx, args.x.device());
+  const DType dtype = args.x.dtype(), parameter = parameter_dtype(args.x);
+  const Device device = args.x.device();
   const std::int64_t tokens = args.x.size(0), m = args.x.size(1), v = args.weight.size(0);
   LinearCrossEntropyOut out;
-  const Tensor ids = checked_targets(kOp, args.targets, tokens, v, &out.num_tokens);
-  const Tensor x = as_matrix(args.x), weight = as_matrix(args.weight), bias = bias_like(args.bias, dtype);
+  const Tensor ids = checked_targets(kOp, args.targets, tokens, v, device, &out.num_tokens);
+  const Tensor x = as_matrix(args.x), weight = as_matrix(args.weight), bias = bias_like(args.bias, args.x);
   if (want_grad) {
-    out.grad_x = Tensor::empty({tokens, m}, dtype);
-    out.grad_weight = Tensor::empty({v, m}, dtype);
-    if (bias.defined()) out.grad_bias = Tensor::empty({v}, dtype);
+    out.grad_x = Tensor::empty({tokens, m}, dtype, device);
+    out.grad_weight = Tensor::empty({v, m}, parameter, device);
+    if (bias.defined()) out.grad_bias = Tensor::empty({v}, parameter, device);
     if (tokens == 0 || v == 0) {  // there is no tile to write them
       out.grad_x.fill(0);
       out.grad_weight.fill(0);
       if (bias.defined()) out.grad_bias.fill(0);
     }
   }
-  const Tensor losses = Tensor::zeros({tokens}, DType::kF64);
+  const Tensor losses = Tensor::zeros({tokens}, DType::kF64, device);
   const double scale = out.num_tokens == 0 ? 0 : 1 / static_cast<double>(out.num_tokens);
-  const std::int64_t step = tile_tokens(v);
-  const Tensor tile = v == 0 ? Tensor() : Tensor::empty({std::min(step, tokens), v}, dtype);
+  const std::int64_t step = tile_tokens(v, device);
+  const Tensor tile = v == 0 ? Tensor() : Tensor::empty({std::min(step, tokens), v}, parameter, device);
   for (std::int64_t begin = 0; begin < tokens && v > 0; begin += step) {
     const std::int64_t end = std::min(begin + step, tokens);
     const Tensor logits = tile.slice(0, 0, end - begin), x_tile = x.slice(0, begin, end);
@@ -152,8 +166,8 @@ LinearCrossEntropyOut linear_cross_entropy(Context& ctx, const LinearCrossEntrop
     matrix_grad_weight(ctx, logits, x_tile, args.compute, out.grad_weight, begin > 0);
     if (bias.defined()) matrix_grad_bias(ctx, logits, out.grad_bias, begin > 0);
   }
-  out.loss = mean_of(losses.data<double>(), tokens, out.num_tokens);
-  if (want_token_loss) out.token_loss = losses;
+  out.loss = mean_of(losses, out.num_tokens);
+  if (want_token_loss) out.token_loss = losses.to(kCpuDevice);
   return out;
 }
 

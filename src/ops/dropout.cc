@@ -10,11 +10,9 @@ namespace coluber::ops {
 Tensor dropout(Context& ctx, const Tensor& x, double p, std::uint64_t seed, std::uint64_t stream) {
   constexpr std::string_view kOp = "dropout";
   if (!x.defined()) refuse_value(ErrorCode::kInvalidArgument, kOp, "x", "a tensor", "no tensor");
-  if (x.dtype() != DType::kF32 && x.dtype() != DType::kF64) {
-    refuse_value(ErrorCode::kInvalidArgument, kOp, "dtype of x", "f32 or f64", dtype_name(x.dtype()));
-  }
+  check_storage(kOp, "x", x);
   if (!(p >= 0 && p < 1)) refuse_value(ErrorCode::kInvalidArgument, kOp, "p", "0 up to but not 1", join(p));
-  const Tensor y = Tensor::empty(x.shape(), x.dtype());
+  const Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   if (y.numel() == 0) return y;
   const Tensor in = x.is_contiguous() ? x.reshape({1, x.numel()}) : as_matrix(x);
   const Tensor out = y.reshape(in.shape());
@@ -22,7 +20,10 @@ Tensor dropout(Context& ctx, const Tensor& x, double p, std::uint64_t seed, std:
     using T = decltype(zero);
     return DropoutParams<T>{view_of<const T, 2>(in), view_of<T, 2>(out), p, seed, stream};
   };
-  if (x.dtype() == DType::kF64) {
+  if (!x.device().is_cpu()) {
+    with_storage(x.dtype(),
+                 [&](auto storage) { cuda::dropout(cuda::current_stream(x.device().index), params(storage)); });
+  } else if (x.dtype() == DType::kF64) {
     reference::dropout(params(0.0));
   } else if (takes_reference(ctx, x.dtype())) {
     reference::dropout(params(0.0f));

@@ -11,9 +11,7 @@ namespace {
 
 void check_float(std::string_view op, std::string_view what, const Tensor& t) {
   if (!t.defined()) refuse_value(ErrorCode::kInvalidArgument, op, what, "a tensor", "no tensor");
-  if (t.dtype() != DType::kF32 && t.dtype() != DType::kF64) {
-    refuse_value(ErrorCode::kInvalidArgument, op, join("dtype of ", what), "f32 or f64", dtype_name(t.dtype()));
-  }
+  check_storage(op, what, t);
 }
 
 void check_owns_elements(std::string_view op, std::string_view what, const Tensor& t) {
@@ -46,6 +44,7 @@ void add_inplace(Context& ctx, const Tensor& accumulator, const Tensor& x, doubl
   check_float(kOp, "accumulator", accumulator);
   check_float(kOp, "x", x);
   check_dtype(kOp, "x", x, accumulator.dtype());
+  check_device(kOp, "x", x, accumulator.device());
   if (!(x.shape() == accumulator.shape())) {
     refuse_value(ErrorCode::kInvalidArgument, kOp, "x", "shape " + accumulator.shape().to_string(),
                  x.shape().to_string());
@@ -59,7 +58,13 @@ void add_inplace(Context& ctx, const Tensor& accumulator, const Tensor& x, doubl
       into = into.is_contiguous() ? into.reshape(from.shape()) : into;
     }
     if (!(from.shape() == into.shape())) from = from.contiguous().reshape(into.shape());
-    if (x.dtype() == DType::kF64) {
+    if (!x.device().is_cpu()) {
+      with_storage(x.dtype(), [&](auto storage) {
+        using T = decltype(storage);
+        cuda::add(cuda::current_stream(x.device().index), view_of<T, 2>(into), view_of<const T, 2>(from),
+                  static_cast<float>(scale));
+      });
+    } else if (x.dtype() == DType::kF64) {
       reference::add(view_of<double, 2>(into), view_of<const double, 2>(from), scale);
     } else if (takes_reference(ctx, x.dtype())) {
       reference::add(view_of<float, 2>(into), view_of<const float, 2>(from), static_cast<float>(scale));
@@ -74,7 +79,12 @@ void scale_inplace(Context& ctx, const Tensor& x, double scale) {
   check_owns_elements("scale_inplace", "x", x);
   if (x.numel() == 0) return;
   change_in_place(x, [&](const Tensor& to) {
-    if (x.dtype() == DType::kF64) {
+    if (!x.device().is_cpu()) {
+      with_storage(x.dtype(), [&](auto storage) {
+        cuda::scale(cuda::current_stream(x.device().index), view_of<decltype(storage), 2>(to),
+                    static_cast<float>(scale));
+      });
+    } else if (x.dtype() == DType::kF64) {
       reference::scale(view_of<double, 2>(to), scale);
     } else if (takes_reference(ctx, x.dtype())) {
       reference::scale(view_of<float, 2>(to), static_cast<float>(scale));
@@ -85,12 +95,32 @@ void scale_inplace(Context& ctx, const Tensor& x, double scale) {
 }
 
 double sum_of_squares(Context& ctx, const Tensor& x) {
-  check_float("sum_of_squares", "x", x);
-  if (x.numel() == 0) return 0;
-  const Tensor rows = rows_of(x);
-  if (x.dtype() == DType::kF64) return reference::sum_of_squares(view_of<const double, 2>(rows));
-  if (takes_reference(ctx, x.dtype())) return reference::sum_of_squares(view_of<const float, 2>(rows));
-  return cpu::sum_of_squares(ctx.threads(), ctx.scratch(), view_of<const float, 2>(rows));
+  return sum_of_squares(ctx, std::span(&x, 1));
+}
+
+double sum_of_squares(Context& ctx, std::span<const Tensor> tensors) {
+  double sum = 0;
+  Tensor device_sum;  // of those on a GPU, read once at the end: one wait, however many there are
+  for (const Tensor& x : tensors) {
+    check_float("sum_of_squares", "x", x);
+    if (x.numel() == 0) continue;
+    const Tensor rows = rows_of(x);
+    if (!x.device().is_cpu()) {
+      if (!device_sum.defined()) device_sum = Tensor::zeros({}, DType::kF64, x.device());
+      check_device("sum_of_squares", "x", x, device_sum.device());
+      with_storage(x.dtype(), [&](auto storage) {
+        cuda::sum_of_squares(cuda::current_stream(x.device().index), view_of<const decltype(storage), 2>(rows),
+                             device_sum.data<double>());
+      });
+    } else if (x.dtype() == DType::kF64) {
+      sum += reference::sum_of_squares(view_of<const double, 2>(rows));
+    } else if (takes_reference(ctx, x.dtype())) {
+      sum += reference::sum_of_squares(view_of<const float, 2>(rows));
+    } else {
+      sum += cpu::sum_of_squares(ctx.threads(), ctx.scratch(), view_of<const float, 2>(rows));
+    }
+  }
+  return device_sum.defined() ? sum + device_sum.at({}) : sum;
 }
 
 }  // namespace coluber::ops

@@ -2,6 +2,7 @@
 #include "ops/linear.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "coluber/ops.h"
 #include "kernels/matmul.h"
@@ -24,6 +25,25 @@ WeightMatrix weight_matrix(const Tensor& weight) {
 // A factor as the reference kernels multiply it.
 Tensor reference_factor(const Tensor& t, DType dtype, DType compute) {
   return compute == DType::kBF16 ? t.to(DType::kBF16).to(dtype) : t.to(dtype);
+}
+
+cuda::Matrix device_matrix(const Tensor& t) {
+  return {t.raw(), t.size(0), t.size(1), row_stride(t), t.dtype()};
+}
+
+// What both factors of a product on a GPU are multiplied in.
+DType factor_dtype(const Tensor& activations, DType compute) {
+  return dtype_size(activations.dtype()) == 2 ? activations.dtype() : compute;
+}
+
+// c = a b, either transposed, on the device of c; factors are converted when a dtype is given.
+void device_product(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b, std::optional<DType> factor,
+                    const Tensor& c, bool accumulate = false, const Tensor& bias = {}) {
+  const Tensor left = factor ? as_matrix(a.to(*factor)) : a, right = factor ? as_matrix(b.to(*factor)) : b;
+  cuda::MatmulParams p{device_matrix(left), device_matrix(right), device_matrix(c),
+                       transpose_a,         transpose_b,          accumulate};
+  p.bias = bias.defined() ? bias.data<float>() : nullptr;
+  cuda::matmul(cuda::current_stream(c.device().index), p);
 }
 
 // Calls f(T{}) with the C++ type of a dtype that is f32 or f64.
@@ -60,36 +80,53 @@ void check_linear(std::string_view op, const Tensor& x, const Tensor& weight, co
   if (!x.defined() || x.rank() < 1) {
     refuse_value(ErrorCode::kInvalidArgument, op, "x", "shape (..., in)", x.defined() ? "()" : "no tensor");
   }
-  if (x.dtype() != DType::kF32 && x.dtype() != DType::kF64) {
-    refuse_value(ErrorCode::kInvalidArgument, op, "dtype of x", "f32 or f64", dtype_name(x.dtype()));
-  }
+  check_storage(op, "x", x);
   check_shape(op, "weight", weight, {-1, x.size(-1)});
-  const bool fits = weight.dtype() == x.dtype() ||
-                    (x.dtype() == DType::kF32 && (weight.dtype() == DType::kBF16 || weight.dtype() == DType::kF16));
-  if (!fits) {
+  check_device(op, "weight", weight, x.device());
+  check_device(op, "bias", bias, x.device());
+  const bool wide = x.dtype() == DType::kF64;
+  if (wide != (weight.dtype() == DType::kF64) || !dtype_is_float(weight.dtype())) {
     refuse_value(ErrorCode::kInvalidArgument, op, "dtype of weight",
-                 x.dtype() == DType::kF32 ? "f32, bf16 or f16 since x is f32" : "f64 since x is f64",
+                 wide ? std::string("f64 since x is f64") : join("f32, bf16 or f16 since x is ", dtype_name(x.dtype())),
                  dtype_name(weight.dtype()));
   }
   if (bias.defined()) {
     check_shape(op, "bias", bias, {weight.size(0)});
-    if (bias.dtype() != x.dtype() && bias.dtype() != weight.dtype()) {
+    if (bias.dtype() != x.dtype() && bias.dtype() != weight.dtype() && bias.dtype() != parameter_dtype(x)) {
       refuse_value(ErrorCode::kInvalidArgument, op, "dtype of bias",
                    join(dtype_name(x.dtype()), " of x or ", dtype_name(weight.dtype()), " of weight"),
                    dtype_name(bias.dtype()));
     }
   }
-  if (compute != DType::kF32 && compute != DType::kBF16) {
-    refuse_value(ErrorCode::kInvalidArgument, op, "compute", "f32 or bf16", dtype_name(compute));
+  const bool f16 = compute == DType::kF16 && !x.device().is_cpu();
+  if (compute != DType::kF32 && compute != DType::kBF16 && !f16) {
+    refuse_value(ErrorCode::kInvalidArgument, op, "compute", x.device().is_cpu() ? "f32 or bf16" : "f32, bf16 or f16",
+                 dtype_name(compute));
   }
 }
 
-Tensor bias_like(const Tensor& bias, DType dtype) {
-  return bias.defined() ? bias.to(dtype).contiguous() : bias;
+Tensor bias_like(const Tensor& bias, const Tensor& x) {
+  return bias.defined() ? bias.to(parameter_dtype(x)).contiguous() : bias;
 }
+
+namespace {
+
+DType output_dtype(const LinearArgs& args) {
+  const DType x = args.x.dtype(), out = args.out.value_or(x);
+  if (out == x || (!args.x.device().is_cpu() && out == DType::kF32)) return out;
+  refuse_value(ErrorCode::kInvalidArgument, kOp, "dtype of y",
+               join(dtype_name(x), " as x", args.x.device().is_cpu() ? "" : ", or f32"), dtype_name(out));
+}
+
+}  // namespace
 
 void matrix_forward(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, DType compute,
                     const Tensor& y) {
+  if (!x.device().is_cpu()) {  // for few tokens W is read as it lies
+    const bool few = x.size(0) <= kSkinnyRows;
+    return device_product(x, false, weight, true, few ? std::nullopt : std::optional<DType>(factor_dtype(x, compute)),
+                          y, false, bias);
+  }
   if (takes_reference(ctx, x.dtype())) {
     const Tensor a = reference_factor(x, x.dtype(), compute), w = reference_factor(weight, x.dtype(), compute);
     with_type(x.dtype(), [&](auto zero) {
@@ -114,6 +151,9 @@ void matrix_forward(Context& ctx, const Tensor& x, const Tensor& weight, const T
 }
 
 void matrix_grad_x(Context& ctx, const Tensor& grad_y, const Tensor& weight, DType compute, const Tensor& grad_x) {
+  if (!grad_y.device().is_cpu()) {
+    return device_product(grad_y, false, weight, false, factor_dtype(grad_y, compute), grad_x);
+  }
   if (takes_reference(ctx, grad_y.dtype())) {
     const Tensor g = reference_factor(grad_y, grad_y.dtype(), compute);
     const Tensor w = reference_factor(weight, grad_y.dtype(), compute);
@@ -138,6 +178,9 @@ void matrix_grad_x(Context& ctx, const Tensor& grad_y, const Tensor& weight, DTy
 
 void matrix_grad_weight(Context& ctx, const Tensor& grad_y, const Tensor& x, DType compute, const Tensor& grad_weight,
                         bool accumulate) {
+  if (!x.device().is_cpu()) {
+    return device_product(grad_y, true, x, false, factor_dtype(x, compute), grad_weight, accumulate);
+  }
   if (takes_reference(ctx, x.dtype())) {
     const Tensor g = reference_factor(grad_y, x.dtype(), compute), a = reference_factor(x, x.dtype(), compute);
     with_type(x.dtype(), [&](auto zero) {
@@ -163,6 +206,10 @@ void matrix_grad_weight(Context& ctx, const Tensor& grad_y, const Tensor& x, DTy
 }
 
 void matrix_grad_bias(Context& ctx, const Tensor& grad_y, const Tensor& grad_bias, bool accumulate) {
+  if (!grad_y.device().is_cpu()) {
+    return cuda::column_sums(cuda::current_stream(grad_y.device().index), device_matrix(grad_y),
+                             grad_bias.data<float>(), accumulate);
+  }
   if (takes_reference(ctx, grad_y.dtype())) {
     with_type(grad_y.dtype(), [&](auto zero) {
       using T = decltype(zero);
@@ -184,9 +231,10 @@ Tensor linear_forward(Context& ctx, const LinearArgs& args) {
   check_linear(kOp, args.x, args.weight, args.bias, args.compute);
   Shape shape = args.x.shape();
   shape[shape.rank() - 1] = args.weight.size(0);
-  const Tensor y = Tensor::empty(shape, args.x.dtype());
+  check_algorithm(kOp, ctx, args.x.device());
+  const Tensor y = Tensor::empty(shape, output_dtype(args), args.x.device());
   if (y.numel() == 0) return y;
-  matrix_forward(ctx, as_matrix(args.x), as_matrix(args.weight), bias_like(args.bias, args.x.dtype()), args.compute,
+  matrix_forward(ctx, as_matrix(args.x), as_matrix(args.weight), bias_like(args.bias, args.x), args.compute,
                  as_matrix(y));
   return y;
 }
@@ -199,7 +247,8 @@ LinearGrads linear_backward(Context& ctx, const LinearArgs& args, const Tensor& 
 LinearGrads linear_gradients(Context& ctx, const LinearArgs& args, const Tensor& grad_y, const LinearWants& wants,
                              const Tensor& grad_weight_into, const Tensor& grad_bias_into) {
   check_linear(kOp, args.x, args.weight, args.bias, args.compute);
-  const DType dtype = args.x.dtype();
+  const DType dtype = args.x.dtype(), parameter = parameter_dtype(args.x);
+  const Device device = args.x.device();
   Shape shape = args.x.shape();
   shape[shape.rank() - 1] = args.weight.size(0);
   if (!grad_y.defined() || !(grad_y.shape() == shape)) {
@@ -207,9 +256,11 @@ LinearGrads linear_gradients(Context& ctx, const LinearArgs& args, const Tensor&
                  grad_y.defined() ? grad_y.shape().to_string() : "no tensor");
   }
   check_dtype(kOp, "grad_y", grad_y, dtype);
+  check_device(kOp, "grad_y", grad_y, device);
   auto check_into = [&](std::string_view name, const Tensor& into, const Shape& expected) {
     if (!into.defined()) return;
-    check_dtype(kOp, name, into, dtype);
+    check_dtype(kOp, name, into, parameter);
+    check_device(kOp, name, into, device);
     if (!(into.shape() == expected) || !into.is_contiguous()) {
       refuse_value(ErrorCode::kInvalidArgument, kOp, name, "contiguous, shape " + expected.to_string(),
                    into.shape().to_string());
@@ -221,16 +272,17 @@ LinearGrads linear_gradients(Context& ctx, const LinearArgs& args, const Tensor&
   const Tensor x = as_matrix(args.x), g = as_matrix(grad_y);
   LinearGrads grads;
   if (wants.x) {
-    grads.x = Tensor::empty(args.x.shape(), dtype);
+    grads.x = Tensor::empty(args.x.shape(), dtype, device);
     if (grads.x.numel() > 0) matrix_grad_x(ctx, g, as_matrix(args.weight), args.compute, as_matrix(grads.x));
   }
   if (wants.weight) {
-    grads.weight = grad_weight_into.defined() ? grad_weight_into : Tensor::empty(args.weight.shape(), dtype);
+    grads.weight =
+        grad_weight_into.defined() ? grad_weight_into : Tensor::empty(args.weight.shape(), parameter, device);
     if (grads.weight.numel() > 0)
       matrix_grad_weight(ctx, g, x, args.compute, as_matrix(grads.weight), grad_weight_into.defined());
   }
   if (wants.bias && args.bias.defined()) {
-    grads.bias = grad_bias_into.defined() ? grad_bias_into : Tensor::empty({args.weight.size(0)}, dtype);
+    grads.bias = grad_bias_into.defined() ? grad_bias_into : Tensor::empty({args.weight.size(0)}, parameter, device);
     matrix_grad_bias(ctx, g, grads.bias, grad_bias_into.defined());
   }
   return grads;

@@ -16,11 +16,11 @@ bool takes_reference(const Context& ctx, DType dtype);
 // (...,n), rank 1 or more, as (tokens,n) with contiguous rows: a view where the strides allow it, else a copy.
 Tensor as_matrix(const Tensor& t);
 
-// x of f32 or f64; weight (out,in) of a dtype that goes with it; compute f32 or bf16.
+// x of f32 or f64 (on a GPU f32, bf16 or f16); weight (out,in) of a dtype that goes with it; compute f32 or bf16.
 void check_linear(std::string_view op, const Tensor& x, const Tensor& weight, const Tensor& bias, DType compute);
 
-// A bias of the dtype of the products; undefined stays undefined.
-Tensor bias_like(const Tensor& bias, DType dtype);
+// A bias of the dtype that parameters have beside x; undefined stays undefined.
+Tensor bias_like(const Tensor& bias, const Tensor& x);
 
 // Matrices as from as_matrix, results too. `accumulate` adds to the result instead of overwriting it.
 void matrix_forward(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, DType compute,

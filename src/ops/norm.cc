@@ -11,9 +11,10 @@ namespace {
 
 constexpr std::string_view kOp = "norm";
 
-void check_like_x(std::string_view name, const Tensor& t, const Tensor& x) {
+void check_like_x(std::string_view name, const Tensor& t, const Tensor& x, DType dtype) {
   if (!t.defined()) return;
-  check_dtype(kOp, name, t, x.dtype());
+  check_dtype(kOp, name, t, dtype);
+  check_device(kOp, name, t, x.device());
   if (!(t.shape() == x.shape())) {
     refuse_value(ErrorCode::kInvalidArgument, kOp, name, "shape " + x.shape().to_string(), t.shape().to_string());
   }
@@ -21,13 +22,15 @@ void check_like_x(std::string_view name, const Tensor& t, const Tensor& x) {
 
 void check_channels(std::string_view name, const Tensor& t, const Tensor& x) {
   if (!t.defined()) return;
-  check_dtype(kOp, name, t, x.dtype());
+  check_dtype(kOp, name, t, parameter_dtype(x));
+  check_device(kOp, name, t, x.device());
   check_shape(kOp, name, t, {x.size(-1)});
 }
 
 // Everything that a call needs as (rows,m), kept alive while the kernel runs.
 struct Prepared {
   std::int64_t group = 0;
+  DType out = DType::kF32;
   Tensor x, residual, z, weight, bias;
 };
 
@@ -35,15 +38,26 @@ Tensor rows_of(const Tensor& t) {
   return t.defined() ? as_matrix(t) : t;
 }
 
-Prepared prepare(const NormArgs& args) {
+// Of y and z.
+DType output_dtype(const NormArgs& args) {
+  const DType x = args.x.dtype(), out = args.out.value_or(x);
+  if (out == x) return out;
+  if (!args.x.device().is_cpu() && x == DType::kF32 && (out == DType::kBF16 || out == DType::kF16)) return out;
+  refuse_value(ErrorCode::kInvalidArgument, kOp, "dtype of y",
+               join(dtype_name(x), " as x", args.x.device().is_cpu() ? "" : ", or bf16 or f16 where x is f32"),
+               dtype_name(out));
+}
+
+Prepared prepare(const Context& ctx, const NormArgs& args) {
   if (!args.x.defined() || args.x.rank() < 1) {
     refuse_value(ErrorCode::kInvalidArgument, kOp, "x", "shape (..., m)", args.x.defined() ? "()" : "no tensor");
   }
-  if (args.x.dtype() != DType::kF32 && args.x.dtype() != DType::kF64) {
-    refuse_value(ErrorCode::kInvalidArgument, kOp, "dtype of x", "f32 or f64", dtype_name(args.x.dtype()));
-  }
-  check_like_x("residual", args.residual, args.x);
-  check_like_x("z", args.z, args.x);
+  check_storage(kOp, "x", args.x);
+  check_algorithm(kOp, ctx, args.x.device());
+  Prepared p;
+  p.out = output_dtype(args);
+  check_like_x("residual", args.residual, args.x, parameter_dtype(args.x));
+  check_like_x("z", args.z, args.x, p.out);
   check_channels("weight", args.weight, args.x);
   check_channels("bias", args.bias, args.x);
   if (!(args.eps >= 0)) {
@@ -54,7 +68,6 @@ Prepared prepare(const NormArgs& args) {
     refuse_value(ErrorCode::kInvalidArgument, kOp, "group_size", join("a divisor of ", m, " channels, or 0 for all"),
                  std::to_string(args.group_size));
   }
-  Prepared p;
   p.group = args.group_size > 0 ? args.group_size : m;
   p.x = rows_of(args.x);
   p.residual = rows_of(args.residual);
@@ -64,82 +77,105 @@ Prepared prepare(const NormArgs& args) {
   return p;
 }
 
-template <class T>
-NormParams<T> to_params(const NormArgs& args, const Prepared& p) {
-  NormParams<T> k;
+template <class X, class T, class P>
+NormParams<X, T, P> to_params(const NormArgs& args, const Prepared& p) {
+  NormParams<X, T, P> k;
   k.rows = p.x.size(0);
   k.m = p.x.size(1);
   k.group = p.group;
   k.kind = args.kind;
-  k.eps = static_cast<T>(args.eps);
+  k.eps = static_cast<P>(args.eps);
   k.norm_before_gate = args.norm_before_gate && p.z.defined();
-  k.x = view_of<const T, 2>(p.x);
-  k.residual = view_of<const T, 2>(p.residual);
+  k.x = view_of<const X, 2>(p.x);
+  k.residual = view_of<const P, 2>(p.residual);
   k.z = view_of<const T, 2>(p.z);
-  k.weight = p.weight.defined() ? p.weight.data<T>() : nullptr;
-  k.bias = p.bias.defined() ? p.bias.data<T>() : nullptr;
+  k.weight = p.weight.defined() ? p.weight.data<P>() : nullptr;
+  k.bias = p.bias.defined() ? p.bias.data<P>() : nullptr;
   return k;
+}
+
+// Calls f(X{}, T{}) with the types of x and y on a GPU.
+template <class F>
+void with_storages(DType x, DType y, F&& f) {
+  with_storage(y, [&](auto t) { x == y ? f(t, t) : f(0.0f, t); });
 }
 
 }  // namespace
 
 Tensor norm_forward(Context& ctx, const NormArgs& args, Tensor* residual_out) {
-  const Prepared p = prepare(args);
-  const DType dtype = args.x.dtype();
-  const Tensor y = Tensor::empty(args.x.shape(), dtype);
+  const Prepared p = prepare(ctx, args);
+  const DType dtype = args.x.dtype(), parameter = parameter_dtype(args.x);
+  const Device device = args.x.device();
+  const Tensor y = Tensor::empty(args.x.shape(), p.out, device);
   const bool wants_sum = residual_out != nullptr && args.residual.defined();
-  const Tensor sum = wants_sum ? Tensor::empty(args.x.shape(), dtype) : Tensor{};
-  if (residual_out != nullptr) *residual_out = wants_sum ? sum : args.x;
+  const Tensor sum = wants_sum ? Tensor::empty(args.x.shape(), parameter, device) : Tensor{};
+  if (residual_out != nullptr) *residual_out = wants_sum ? sum : args.x.to(parameter);
   if (y.numel() == 0) return y;
-  auto run = [&](auto zero, auto&& kernel) {
-    using T = decltype(zero);
-    NormParams<T> k = to_params<T>(args, p);
+  auto run = [&](auto x_type, auto y_type, auto parameter_type, auto&& kernel) {
+    using T = decltype(y_type);
+    using P = decltype(parameter_type);
+    NormParams<decltype(x_type), T, P> k = to_params<decltype(x_type), T, P>(args, p);
     k.y = view_of<T, 2>(rows_of(y));
-    k.residual_out = view_of<T, 2>(rows_of(sum));
+    k.residual_out = view_of<P, 2>(rows_of(sum));
     kernel(k);
   };
-  if (dtype == DType::kF64) {
-    run(0.0, [](const auto& k) { reference::norm_forward(k); });
+  if (!device.is_cpu()) {
+    with_storages(dtype, p.out, [&](auto x, auto t) {
+      run(x, t, 0.0f, [&](const auto& k) { cuda::norm_forward(cuda::current_stream(device.index), k); });
+    });
+  } else if (dtype == DType::kF64) {
+    run(0.0, 0.0, 0.0, [](const auto& k) { reference::norm_forward(k); });
   } else if (takes_reference(ctx, dtype)) {
-    run(0.0f, [](const auto& k) { reference::norm_forward(k); });
+    run(0.0f, 0.0f, 0.0f, [](const auto& k) { reference::norm_forward(k); });
   } else {
-    run(0.0f, [&](const auto& k) { cpu::norm_forward(ctx.threads(), ctx.scratch(), k); });
+    run(0.0f, 0.0f, 0.0f, [&](const auto& k) { cpu::norm_forward(ctx.threads(), ctx.scratch(), k); });
   }
   return y;
 }
 
 NormGrads norm_backward(Context& ctx, const NormArgs& args, const Tensor& grad_y, const Tensor& grad_residual_out) {
-  const Prepared p = prepare(args);
-  const DType dtype = args.x.dtype();
+  const Prepared p = prepare(ctx, args);
+  const DType dtype = args.x.dtype(), parameter = parameter_dtype(args.x);
+  const Device device = args.x.device();
   if (!grad_y.defined()) {
     refuse_value(ErrorCode::kInvalidArgument, kOp, "grad_y", "shape " + args.x.shape().to_string(), "no tensor");
   }
-  check_like_x("grad_y", grad_y, args.x);
-  check_like_x("grad_residual_out", grad_residual_out, args.x);
+  check_like_x("grad_y", grad_y, args.x, p.out);
+  check_like_x("grad_residual_out", grad_residual_out, args.x, parameter);
   NormGrads grads;
-  grads.x = Tensor::empty(args.x.shape(), dtype);
-  if (args.z.defined()) grads.z = Tensor::empty(args.x.shape(), dtype);
-  if (args.weight.defined()) grads.weight = Tensor::zeros(args.weight.shape(), dtype);
-  if (args.bias.defined()) grads.bias = Tensor::zeros(args.bias.shape(), dtype);
+  grads.x = Tensor::empty(args.x.shape(), dtype, device);
+  if (p.out != dtype) grads.x_narrow = Tensor::empty(args.x.shape(), p.out, device);
+  if (args.z.defined()) grads.z = Tensor::empty(args.x.shape(), p.out, device);
+  if (args.weight.defined()) grads.weight = Tensor::zeros(args.weight.shape(), parameter, device);
+  if (args.bias.defined()) grads.bias = Tensor::zeros(args.bias.shape(), parameter, device);
   if (grads.x.numel() == 0) return grads;
   const Tensor gy = as_matrix(grad_y), gr = rows_of(grad_residual_out);
-  auto run = [&](auto zero, auto&& kernel) {
-    using T = decltype(zero);
-    NormGradParams<T> g;
+  auto run = [&](auto x_type, auto y_type, auto parameter_type, auto&& kernel) {
+    using X = decltype(x_type);
+    using T = decltype(y_type);
+    using P = decltype(parameter_type);
+    NormGradParams<X, T, P> g;
     g.grad_y = view_of<const T, 2>(gy);
-    g.grad_residual_out = view_of<const T, 2>(gr);
-    g.grad_x = view_of<T, 2>(rows_of(grads.x));
+    g.grad_residual_out = view_of<const P, 2>(gr);
+    g.grad_x = view_of<X, 2>(rows_of(grads.x));
+    g.grad_x_narrow = view_of<T, 2>(rows_of(grads.x_narrow));
     g.grad_z = view_of<T, 2>(rows_of(grads.z));
-    g.grad_weight = grads.weight.defined() ? grads.weight.data<T>() : nullptr;
-    g.grad_bias = grads.bias.defined() ? grads.bias.data<T>() : nullptr;
-    kernel(to_params<T>(args, p), g);
+    g.grad_weight = grads.weight.defined() ? grads.weight.template data<P>() : nullptr;
+    g.grad_bias = grads.bias.defined() ? grads.bias.template data<P>() : nullptr;
+    kernel(to_params<X, T, P>(args, p), g);
   };
-  if (dtype == DType::kF64) {
-    run(0.0, [](const auto& k, const auto& g) { reference::norm_backward(k, g); });
+  if (!device.is_cpu()) {
+    with_storages(dtype, p.out, [&](auto x, auto t) {
+      run(x, t, 0.0f,
+          [&](const auto& k, const auto& g) { cuda::norm_backward(cuda::current_stream(device.index), k, g); });
+    });
+  } else if (dtype == DType::kF64) {
+    run(0.0, 0.0, 0.0, [](const auto& k, const auto& g) { reference::norm_backward(k, g); });
   } else if (takes_reference(ctx, dtype)) {
-    run(0.0f, [](const auto& k, const auto& g) { reference::norm_backward(k, g); });
+    run(0.0f, 0.0f, 0.0f, [](const auto& k, const auto& g) { reference::norm_backward(k, g); });
   } else {
-    run(0.0f, [&](const auto& k, const auto& g) { cpu::norm_backward(ctx.threads(), ctx.scratch(), k, g); });
+    run(0.0f, 0.0f, 0.0f,
+        [&](const auto& k, const auto& g) { cpu::norm_backward(ctx.threads(), ctx.scratch(), k, g); });
   }
   return grads;
 }

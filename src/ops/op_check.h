@@ -7,6 +7,7 @@
 #include <string_view>
 #include <type_traits>
 
+#include "coluber/context.h"
 #include "coluber/tensor.h"
 #include "core/check.h"
 #include "kernels/view.h"
@@ -35,6 +36,41 @@ inline void check_shape(std::string_view op, std::string_view what, const Tensor
 inline void check_dtype(std::string_view op, std::string_view what, const Tensor& t, DType expected) {
   if (t.dtype() == expected) return;
   refuse_value(ErrorCode::kInvalidArgument, op, join("dtype of ", what), dtype_name(expected), dtype_name(t.dtype()));
+}
+
+// What activations may be stored in: f32 or f64 on the CPU (f64 by the reference kernels), f32, bf16 or f16 on a GPU.
+inline void check_storage(std::string_view op, std::string_view what, const Tensor& t) {
+  const bool cpu = t.device().is_cpu();
+  const DType dtype = t.dtype();
+  if (dtype == DType::kF32 || (cpu ? dtype == DType::kF64 : dtype == DType::kBF16 || dtype == DType::kF16)) return;
+  refuse_value(ErrorCode::kInvalidArgument, op, join("dtype of ", what),
+               cpu ? "f32 or f64" : "f32, bf16 or f16 on a GPU", dtype_name(dtype));
+}
+
+// What parameters and states have beside activations of `dtype`: the same on the CPU, f32 on a GPU.
+inline DType parameter_dtype(const Tensor& activations) {
+  return activations.device().is_cpu() ? activations.dtype() : DType::kF32;
+}
+
+inline void check_device(std::string_view op, std::string_view what, const Tensor& t, Device expected) {
+  if (!t.defined() || t.device() == expected) return;
+  refuse_value(ErrorCode::kInvalidArgument, op, join("device of ", what), device_name(expected),
+               device_name(t.device()), "move it with to(device)");
+}
+
+// The plain loops are for the CPU: who suspects a kernel of a GPU compares with them there.
+inline void check_algorithm(std::string_view op, const Context& ctx, Device device) {
+  if (device.is_cpu() || ctx.algorithm() == Algorithm::kAuto) return;
+  refuse_value(ErrorCode::kUnsupported, op, "algorithm", join("auto on ", device_name(device)),
+               algorithm_name(ctx.algorithm()), "reference and cpu kernels need tensors on the cpu");
+}
+
+// Calls f(T{}) with the C++ type of activations on a GPU.
+template <class F>
+decltype(auto) with_storage(DType dtype, F&& f) {
+  if (dtype == DType::kBF16) return f(bfloat16{});
+  if (dtype == DType::kF16) return f(float16{});
+  return f(float{});
 }
 
 // The view of a tensor of exactly Rank axes; an absent view for an undefined tensor.

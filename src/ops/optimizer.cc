@@ -30,6 +30,7 @@ void check_like(std::string_view name, const Tensor& t, const Tensor& param) {
                  t.defined() ? t.shape().to_string() : "no tensor");
   }
   check_dtype(kOp, name, t, param.dtype());
+  check_device(kOp, name, t, param.device());
 }
 
 void check_contiguous(std::string_view name, const Tensor& t) {
@@ -59,7 +60,11 @@ void adamw_step(Context& ctx, const AdamWArgs& args, const Tensor& param, const 
                           args.eps,        args.weight_decay, args.grad_scale,   args.step,
                           param.data<T>(), g.data<T>(),       exp_avg.data<T>(), exp_avg_sq.data<T>()};
   };
-  if (param.dtype() == DType::kF64) {
+  if (!param.device().is_cpu()) {
+    check_dtype(kOp, "param", param, DType::kF32);
+    const AdamWParams<float> one = params(0.0f);
+    cuda::adamw_step(cuda::current_stream(param.device().index), &one, 1);
+  } else if (param.dtype() == DType::kF64) {
     reference::adamw_step(params(0.0));
   } else if (takes_reference(ctx, DType::kF32)) {
     reference::adamw_step(params(0.0f));

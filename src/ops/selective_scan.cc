@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "coluber/ops.h"
+#include "core/cuda.h"
 #include "kernels/reference/selective_scan.h"
 #include "ops/op_check.h"
 #include "ops/sequences.h"
@@ -100,21 +101,20 @@ Extents check_extents(const SelectiveScanArgs& args) {
 }
 
 void check_dtypes(const SelectiveScanArgs& args) {
-  const DType dtype = args.u.dtype();
-  if (dtype != DType::kF32 && dtype != DType::kF64) {
-    refuse_value(ErrorCode::kInvalidArgument, kOp, "dtype of u", "f32 or f64", dtype_name(dtype));
-  }
-  auto check = [&](std::string_view name, const Tensor& t) {
+  check_storage(kOp, "u", args.u);
+  const DType storage = args.u.dtype(), parameter = parameter_dtype(args.u);
+  auto check = [&](std::string_view name, const Tensor& t, DType dtype) {
     if (t.defined()) check_dtype(kOp, name, t, dtype);
+    check_device(kOp, name, t, args.u.device());
   };
-  check("dt", args.dt);
-  check("A", args.A);
-  check("B", args.B);
-  check("C", args.C);
-  check("D", args.D);
-  check("z", args.z);
-  check("dt_bias", args.dt_bias);
-  check("state_in", args.state_in);
+  check("dt", args.dt, storage);
+  check("A", args.A, parameter);
+  check("B", args.B, storage);
+  check("C", args.C, storage);
+  check("D", args.D, parameter);
+  check("z", args.z, storage);
+  check("dt_bias", args.dt_bias, parameter);
+  check("state_in", args.state_in, parameter);
 }
 
 // A tensor of the caller that the kernel writes, or the gradient of one that it made.
@@ -132,6 +132,7 @@ struct Prepared {
   Tensor u, dt, z, A, D, dt_bias, state_in, resets;
   Coefficients B, C;
   std::vector<SequenceRange> sequences;
+  DeviceSequences device_sequences;
   bool reference = false;
 
   // (s,d,n e); the view of a contiguous tensor, otherwise a copy.
@@ -142,12 +143,15 @@ struct Prepared {
 
 Prepared prepare(const Context& ctx, const SelectiveScanArgs& args) {
   check_dtypes(args);
+  check_algorithm(kOp, ctx, args.u.device());
   Prepared p;
-  p.reference = args.u.dtype() == DType::kF64 || ctx.algorithm() == Algorithm::kReference || args.u.numel() == 0;
+  p.reference = args.u.device().is_cpu() &&
+                (args.u.dtype() == DType::kF64 || ctx.algorithm() == Algorithm::kReference || args.u.numel() == 0);
   p.x = check_extents(args);
   p.sequences = sequence_ranges(kOp, p.x.b, p.x.l, args.cu_seqlens);
   p.x.slots = static_cast<std::int64_t>(p.sequences.size());
-  p.resets = checked_resets(kOp, args.resets, p.x.b, p.x.l);
+  p.device_sequences = DeviceSequences(p.sequences, args.cu_seqlens.defined(), args.u.device());
+  p.resets = checked_resets(kOp, args.resets, p.x.b, p.x.l, args.u.device());
   auto layout = [&](const Tensor& t) { return p.reference ? t : with_unit_stride(t); };
   p.u = layout(args.u);
   p.dt = layout(args.dt);
@@ -157,14 +161,14 @@ Prepared prepare(const Context& ctx, const SelectiveScanArgs& args) {
   p.dt_bias = args.dt_bias.defined() ? args.dt_bias.contiguous() : args.dt_bias;
   p.B = as_grouped(args.B, p.x, !p.reference);
   p.C = as_grouped(args.C, p.x, !p.reference);
-  if (args.state_in.defined()) check_like("state_in", args.state_in, p.x.state(), args.u.dtype());
+  if (args.state_in.defined()) check_like("state_in", args.state_in, p.x.state(), parameter_dtype(args.u));
   p.state_in = p.flat_state(args.state_in);
   return p;
 }
 
-template <class T>
-SelectiveScanParams<T> to_params(const SelectiveScanArgs& args, const Prepared& p) {
-  SelectiveScanParams<T> k;
+template <class T, class P>
+SelectiveScanParams<T, P> to_params(const SelectiveScanArgs& args, const Prepared& p) {
+  SelectiveScanParams<T, P> k;
   k.d = p.x.d;
   k.n = p.x.n;
   k.is_complex = p.x.elems == 2;
@@ -173,17 +177,17 @@ SelectiveScanParams<T> to_params(const SelectiveScanArgs& args, const Prepared& 
   k.u = view_of<const T, 3>(p.u);
   k.dt = view_of<const T, 3>(p.dt);
   k.z = view_of<const T, 3>(p.z);
-  k.A = view_of<const T, 2>(p.A);
+  k.A = view_of<const P, 2>(p.A);
   k.B = view_of<const T, 4>(p.B.tensor);
   k.C = view_of<const T, 4>(p.C.tensor);
   k.B_is_constant = p.B.is_constant;
   k.C_is_constant = p.C.is_constant;
-  k.D = p.D.defined() ? p.D.data<T>() : nullptr;
-  k.dt_bias = p.dt_bias.defined() ? p.dt_bias.data<T>() : nullptr;
+  k.D = p.D.defined() ? p.D.data<P>() : nullptr;
+  k.dt_bias = p.dt_bias.defined() ? p.dt_bias.data<P>() : nullptr;
   k.resets = view_of<const std::uint8_t, 2>(p.resets);
-  k.sequences = p.sequences.data();
+  k.sequences = p.device_sequences.ranges;
   k.num_sequences = p.x.slots;
-  k.state_in = view_of<const T, 3>(p.state_in);
+  k.state_in = view_of<const P, 3>(p.state_in);
   return k;
 }
 
@@ -200,35 +204,47 @@ bool overlaps_partly(const Tensor& a, const Tensor& b) {
 Tensor selective_scan_forward(Context& ctx, const SelectiveScanArgs& args, Tensor* state_out,
                               SelectiveScanSaved* saved) {
   Prepared p = prepare(ctx, args);
-  const DType dtype = args.u.dtype();
-  const Tensor y = Tensor::empty(args.u.shape(), dtype);
+  const DType dtype = args.u.dtype(), parameter = parameter_dtype(args.u);
+  const Device device = args.u.device();
+  const Tensor y = Tensor::empty(args.u.shape(), dtype, device);
   Tensor state;  // (s,d,n e) contiguous
   if (state_out != nullptr) {
-    if (!state_out->defined()) *state_out = Tensor::empty(p.x.state(), dtype);
-    check_like("state_out", *state_out, p.x.state(), dtype);
+    if (!state_out->defined()) *state_out = Tensor::empty(p.x.state(), parameter, device);
+    check_like("state_out", *state_out, p.x.state(), parameter);
+    check_device(kOp, "state_out", *state_out, device);
     state = p.flat_state(*state_out);  // a copy when it is not contiguous
     if (overlaps_partly(state, p.state_in)) p.state_in = p.state_in.clone();
   }
-  auto run = [&](auto zero, auto&& kernel) {
-    using T = decltype(zero);
-    SelectiveScanParams<T> k = to_params<T>(args, p);
+  auto run = [&](auto storage, auto parameter_type, auto&& kernel) {
+    using T = decltype(storage);
+    using P = decltype(parameter_type);
+    SelectiveScanParams<T, P> k = to_params<T, P>(args, p);
     k.y = view_of<T, 3>(y);
-    k.state_out = view_of<T, 3>(state);
+    k.state_out = view_of<P, 3>(state);
     kernel(k);
   };
+  auto checkpoints = [&](std::int64_t elems) -> float* {
+    if (saved == nullptr) return nullptr;
+    saved->checkpoints = Tensor::empty({elems}, DType::kF32, device);
+    return saved->checkpoints.data<float>();
+  };
   if (saved != nullptr) saved->checkpoints = {};
-  if (dtype == DType::kF64) {
-    run(0.0, [](const auto& k) { reference::selective_scan_forward(k); });
+  if (!device.is_cpu()) {
+    with_storage(dtype, [&](auto storage) {
+      run(storage, 0.0f, [&](const auto& k) {
+        const cuda::Stream stream = cuda::current_stream(device.index);
+        float* at = checkpoints(saved == nullptr ? 0 : cuda::selective_scan_checkpoint_elems(stream, k));
+        cuda::selective_scan_forward(stream, k, at);
+      });
+    });
+  } else if (dtype == DType::kF64) {
+    run(0.0, 0.0, [](const auto& k) { reference::selective_scan_forward(k); });
   } else if (p.reference) {
-    run(0.0f, [](const auto& k) { reference::selective_scan_forward(k); });
+    run(0.0f, 0.0f, [](const auto& k) { reference::selective_scan_forward(k); });
   } else {
-    run(0.0f, [&](const auto& k) {
-      float* checkpoints = nullptr;
-      if (saved != nullptr) {
-        saved->checkpoints = Tensor::empty({cpu::selective_scan_checkpoint_elems(k)}, DType::kF32);
-        checkpoints = saved->checkpoints.template data<float>();
-      }
-      cpu::selective_scan_forward(ctx.threads(), ctx.scratch(), k, checkpoints);
+    run(0.0f, 0.0f, [&](const auto& k) {
+      cpu::selective_scan_forward(ctx.threads(), ctx.scratch(), k,
+                                  checkpoints(saved == nullptr ? 0 : cpu::selective_scan_checkpoint_elems(k)));
     });
   }
   if (state_out != nullptr && !state_out->is_contiguous()) state_out->copy_from(state.reshape(p.x.state()));
@@ -238,47 +254,58 @@ Tensor selective_scan_forward(Context& ctx, const SelectiveScanArgs& args, Tenso
 SelectiveScanGrads selective_scan_backward(Context& ctx, const SelectiveScanArgs& args, const SelectiveScanSaved& saved,
                                            const Tensor& grad_y, const Tensor& grad_state_out) {
   const Prepared p = prepare(ctx, args);
-  const DType dtype = args.u.dtype();
+  const DType dtype = args.u.dtype(), parameter = parameter_dtype(args.u);
+  const Device device = args.u.device();
   check_like("grad_y", grad_y, args.u.shape(), dtype);
-  if (grad_state_out.defined()) check_like("grad_state_out", grad_state_out, p.x.state(), dtype);
+  check_device(kOp, "grad_y", grad_y, device);
+  if (grad_state_out.defined()) check_like("grad_state_out", grad_state_out, p.x.state(), parameter);
+  check_device(kOp, "grad_state_out", grad_state_out, device);
   const Tensor gy = p.reference ? grad_y : with_unit_stride(grad_y);
   const Tensor grad_state = p.flat_state(grad_state_out);
   auto make = [&](const Tensor& like) {
     if (!like.defined()) return Tensor{};
-    return p.reference ? Tensor::zeros(like.shape(), dtype) : Tensor::empty(like.shape(), dtype);
+    return p.reference ? Tensor::zeros(like.shape(), like.dtype()) : Tensor::empty(like.shape(), like.dtype(), device);
   };
   SelectiveScanGrads grads{make(args.u), make(args.dt), make(args.A),       make(args.B),       make(args.C),
                            make(args.D), make(args.z),  make(args.dt_bias), make(args.state_in)};
-  auto run = [&](auto zero, auto&& kernel) {
-    using T = decltype(zero);
-    const SelectiveScanParams<T> k = to_params<T>(args, p);
-    SelectiveScanGradParams<T> g;
+  auto run = [&](auto storage, auto parameter_type, auto&& kernel) {
+    using T = decltype(storage);
+    using P = decltype(parameter_type);
+    const SelectiveScanParams<T, P> k = to_params<T, P>(args, p);
+    SelectiveScanGradParams<T, P> g;
     g.grad_y = view_of<const T, 3>(gy);
-    g.grad_state_out = view_of<const T, 3>(grad_state);
+    g.grad_state_out = view_of<const P, 3>(grad_state);
     g.grad_u = view_of<T, 3>(grads.u);
     g.grad_dt = view_of<T, 3>(grads.dt);
     g.grad_z = view_of<T, 3>(grads.z);
-    g.grad_A = view_of<T, 2>(join_pairs(grads.A, p.x.elems));
+    g.grad_A = view_of<P, 2>(join_pairs(grads.A, p.x.elems));
     g.grad_B = view_of<T, 4>(as_grouped(grads.B, p.x, false).tensor);
     g.grad_C = view_of<T, 4>(as_grouped(grads.C, p.x, false).tensor);
-    g.grad_D = grads.D.defined() ? grads.D.template data<T>() : nullptr;
-    g.grad_dt_bias = grads.dt_bias.defined() ? grads.dt_bias.template data<T>() : nullptr;
-    g.grad_state_in = view_of<T, 3>(p.flat_state(grads.state_in));
+    g.grad_D = grads.D.defined() ? grads.D.template data<P>() : nullptr;
+    g.grad_dt_bias = grads.dt_bias.defined() ? grads.dt_bias.template data<P>() : nullptr;
+    g.grad_state_in = view_of<P, 3>(p.flat_state(grads.state_in));
     kernel(k, g);
   };
-  if (dtype == DType::kF64) {
-    run(0.0, [](const auto& k, const auto& g) { reference::selective_scan_backward(k, g); });
+  auto checkpoints = [&](std::int64_t elems) -> const float* {
+    if (!saved.checkpoints.defined()) return nullptr;
+    check_like("saved checkpoints", saved.checkpoints, {elems}, DType::kF32);
+    return saved.checkpoints.data<float>();
+  };
+  if (!device.is_cpu()) {
+    with_storage(dtype, [&](auto storage) {
+      run(storage, 0.0f, [&](const auto& k, const auto& g) {
+        const cuda::Stream stream = cuda::current_stream(device.index);
+        cuda::selective_scan_backward(stream, k, checkpoints(cuda::selective_scan_checkpoint_elems(stream, k)), g);
+      });
+    });
+  } else if (dtype == DType::kF64) {
+    run(0.0, 0.0, [](const auto& k, const auto& g) { reference::selective_scan_backward(k, g); });
   } else if (p.reference) {
-    run(0.0f, [](const auto& k, const auto& g) { reference::selective_scan_backward(k, g); });
+    run(0.0f, 0.0f, [](const auto& k, const auto& g) { reference::selective_scan_backward(k, g); });
   } else {
-    run(0.0f, [&](const auto& k, const auto& g) {
-      const std::int64_t elems = cpu::selective_scan_checkpoint_elems(k);
-      const float* checkpoints = nullptr;
-      if (saved.checkpoints.defined()) {
-        check_like("saved checkpoints", saved.checkpoints, {elems}, DType::kF32);
-        checkpoints = saved.checkpoints.template data<float>();
-      }
-      cpu::selective_scan_backward(ctx.threads(), ctx.scratch(), k, checkpoints, g);
+    run(0.0f, 0.0f, [&](const auto& k, const auto& g) {
+      cpu::selective_scan_backward(ctx.threads(), ctx.scratch(), k,
+                                   checkpoints(cpu::selective_scan_checkpoint_elems(k)), g);
     });
   }
   return grads;

@@ -42,8 +42,9 @@ ops::CausalConv1dArgs arguments(const GoldenCase& golden, const Tensors& in, con
 // Token by token through the step kernel.
 void append_steps(Context& ctx, const ops::CausalConv1dArgs& args, const Names& names, std::vector<Output>& outputs) {
   const std::int64_t b = args.x.size(0), l = args.x.size(1), d = args.x.size(2), k = args.weight.size(1);
-  const Tensor state = args.state_in.defined() ? args.state_in.clone() : Tensor::zeros({b, d, k - 1}, args.x.dtype());
-  const Tensor y = Tensor::empty({b, l, d}, args.x.dtype());
+  const Tensor state =
+      args.state_in.defined() ? args.state_in.clone() : Tensor::zeros({b, d, k - 1}, args.x.dtype(), args.x.device());
+  const Tensor y = Tensor::empty({b, l, d}, args.x.dtype(), args.x.device());
   for (std::int64_t t = 0; t < l; ++t) {
     ops::CausalConv1dArgs one = args;
     one.x = args.x.slice(1, t, t + 1);

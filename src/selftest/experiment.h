@@ -34,7 +34,7 @@ struct Output {
 };
 
 struct Experiment {
-  // Inputs and cotangents of the case, all floats of one dtype (f64 or f32), by name.
+  // Inputs and cotangents of the case, all floats of one dtype (f64 or f32) on one device, by name.
   std::function<std::vector<Output>(Context&, const Tensors& inputs)> run;
   // Inputs that are not in the file (parameters of a checkpoint).
   Tensors more_inputs;
@@ -57,5 +57,6 @@ void check_inputs_known(const GoldenCase& golden, const std::vector<std::string>
 const Tensor& required(const Tensors& tensors, const std::string& name);
 Tensor optional_tensor(const Tensors& tensors, const std::string& name);
 DType float_dtype(const Tensors& inputs);
+Device device_of(const Tensors& inputs);  // where the floats are
 
 }  // namespace coluber::selftest

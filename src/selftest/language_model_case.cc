@@ -126,7 +126,10 @@ Experiment language_model_experiment(const GoldenCase& golden) {
   }
   experiment.ignored = {"out/logits_float32_library"};  // a yardstick of float32, not an expectation
   experiment.run = [golden, model64, model32](Context& ctx, const Tensors& in) {
-    if (float_dtype(in) == DType::kF32) return run(ctx, golden, *model32, in);  // as a user loads it
+    if (float_dtype(in) == DType::kF32) {  // as a user loads it
+      const Device device = device_of(in);
+      return run(ctx, golden, device.is_cpu() ? *model32 : model32->to(device), in);
+    }
     set_parameters(*model64, in);  // measure.cc moves them to learn the condition
     return run(ctx, golden, *model64, in);
   };

@@ -26,7 +26,7 @@ MambaConfig config_of(const Json& options) {
 // token that comes next, so the golden one is the oldest of ours before the step, then all of ours after it.
 Tensor conv_window(const Tensor& before, const Tensor& after) {
   const std::int64_t b = after.size(0), d = after.size(1), k = after.size(2) + 1;
-  const Tensor window = Tensor::empty({b, d, k}, after.dtype());
+  const Tensor window = Tensor::empty({b, d, k}, after.dtype(), after.device());
   window.slice(2, 0, 1).copy_from(before.slice(2, 0, 1));
   window.slice(2, 1, k).copy_from(after);
   return window;
@@ -37,9 +37,9 @@ void append_steps(Context& ctx, const Mamba& mixer, const Tensor& x, std::int64_
   const MambaConfig& config = mixer.config();
   const std::int64_t b = x.size(0);
   const LayerState state = mixer.make_state(b, x.dtype());
-  const Tensor out = Tensor::empty({b, steps, config.d_model}, x.dtype());
-  const Tensor conv = Tensor::zeros({b, steps, config.d_inner, config.d_conv}, x.dtype());
-  const Tensor ssm = Tensor::empty({b, steps, config.d_inner, config.d_state}, x.dtype());
+  const Tensor out = Tensor::empty({b, steps, config.d_model}, x.dtype(), x.device());
+  const Tensor conv = Tensor::zeros({b, steps, config.d_inner, config.d_conv}, x.dtype(), x.device());
+  const Tensor ssm = Tensor::empty({b, steps, config.d_inner, config.d_state}, x.dtype(), x.device());
   for (std::int64_t t = 0; t < steps; ++t) {
     const Tensor before = state.conv.clone();
     out.slice(1, t, t + 1).copy_from(mixer.step(ctx, x.slice(1, t, t + 1).contiguous(), state));

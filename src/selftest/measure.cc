@@ -23,10 +23,11 @@ bool is_expectation(const std::string& name) {
   return name.rfind("out/", 0) == 0 || name.rfind("grad/", 0) == 0;
 }
 
-Tensors inputs_of(const GoldenCase& golden, const Experiment& experiment, DType dtype) {
+// Floats on the device; ids, borders and resets stay on the CPU, from where ops take them.
+Tensors inputs_of(const GoldenCase& golden, const Experiment& experiment, DType dtype, Device device = kCpuDevice) {
   Tensors inputs;
   const auto add = [&](const std::string& name, const Tensor& tensor) {
-    inputs.emplace(name, dtype_is_float(tensor.dtype()) ? tensor.to(dtype) : tensor);
+    inputs.emplace(name, dtype_is_float(tensor.dtype()) ? tensor.to(dtype).to(device) : tensor);
   };
   for (const auto& [name, tensor] : golden.tensors) {
     if (!is_expectation(name)) add(name, tensor);
@@ -68,7 +69,7 @@ class AlgorithmScope {
 };
 
 Tensor flat_f64(const Tensor& tensor) {
-  return tensor.contiguous().to(DType::kF64);
+  return tensor.to(kCpuDevice).contiguous().to(DType::kF64);
 }
 
 // By output name: how far e moves for a relative step of 1 of every input.
@@ -161,9 +162,10 @@ CaseResult measure(Context& ctx, const GoldenCase& golden, const Experiment& exp
   for (const Arithmetic arithmetic : arithmetics) {
     ctx.set_algorithm(arithmetic.algorithm);
     const bool is_exact = arithmetic.dtype == DType::kF64 && arithmetic.algorithm == Algorithm::kReference;
-    const RunResult run =
-        judge(golden, is_exact ? exact : experiment.run(ctx, inputs_of(golden, experiment, arithmetic.dtype)),
-              arithmetic, condition);
+    const RunResult run = judge(
+        golden,
+        is_exact ? exact : experiment.run(ctx, inputs_of(golden, experiment, arithmetic.dtype, arithmetic.device)),
+        arithmetic, condition);
     result.runs.push_back(run);
     keep_worst(result.worst, run.worst);
     if (run.status == Status::kFail) result.status = Status::kFail;
@@ -189,6 +191,13 @@ const Tensor& required(const Tensors& tensors, const std::string& name) {
 Tensor optional_tensor(const Tensors& tensors, const std::string& name) {
   const auto found = tensors.find(name);
   return found == tensors.end() ? Tensor() : found->second;
+}
+
+Device device_of(const Tensors& inputs) {
+  for (const auto& [name, tensor] : inputs) {
+    if (!tensor.device().is_cpu()) return tensor.device();
+  }
+  return kCpuDevice;
 }
 
 DType float_dtype(const Tensors& inputs) {

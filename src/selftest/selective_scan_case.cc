@@ -84,8 +84,9 @@ Tensor token(const Tensor& x, std::int64_t t, Kind kind) {
 void append_steps(Context& ctx, const Layout& layout, const ops::SelectiveScanArgs& args, const Shape& state_shape,
                   double terms, std::vector<Output>& outputs) {
   const std::int64_t l = args.u.size(1);
-  const Tensor state = args.state_in.defined() ? args.state_in.clone() : Tensor::zeros(state_shape, args.u.dtype());
-  const Tensor y = Tensor::empty(args.u.shape(), args.u.dtype());
+  const Tensor state =
+      args.state_in.defined() ? args.state_in.clone() : Tensor::zeros(state_shape, args.u.dtype(), args.u.device());
+  const Tensor y = Tensor::empty(args.u.shape(), args.u.dtype(), args.u.device());
   for (std::int64_t t = 0; t < l; ++t) {
     ops::SelectiveScanArgs one = args;
     one.u = args.u.slice(1, t, t + 1);

@@ -36,6 +36,7 @@ struct Worst {
 struct Arithmetic {
   DType dtype;
   Algorithm algorithm;
+  Device device = kCpuDevice;
 };
 
 // One case in one arithmetic.

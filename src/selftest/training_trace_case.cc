@@ -43,7 +43,7 @@ TrainOptions train_options_of(const Json& options) {
 }
 
 Model start_of(const GoldenCase& golden, const Tensors& in) {
-  const Model model = Model::create(config_of(golden.options.at("config")), 0, float_dtype(in));
+  const Model model = Model::create(config_of(golden.options.at("config")), 0, float_dtype(in)).to(device_of(in));
   const auto decayed = golden.options.at("decayed").get<std::vector<std::string>>();
   for (const Parameter& parameter : model.parameters()) {
     const Tensor& value = parameter.var.value();

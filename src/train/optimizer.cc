@@ -32,16 +32,17 @@ AdamW::AdamW(Parameters parameters, const AdamWOptions& options)
       refuse_value(ErrorCode::kInvalidArgument, "adamw", join("dtype of ", parameter.name), "f32 or f64",
                    dtype_name(value.dtype()), "train in f32 and convert afterwards");
     }
-    moments_.push_back({Tensor::zeros(value.shape(), value.dtype()), Tensor::zeros(value.shape(), value.dtype())});
+    moments_.push_back({Tensor::zeros(value.shape(), value.dtype(), value.device()),
+                        Tensor::zeros(value.shape(), value.dtype(), value.device())});
   }
 }
 
 double AdamW::grad_norm(Context& ctx) const {
-  double squares = 0;
+  std::vector<Tensor> gradients;
   for (const Parameter& parameter : parameters_) {
-    if (parameter.var.grad().defined()) squares += ops::sum_of_squares(ctx, parameter.var.grad());
+    if (parameter.var.grad().defined()) gradients.push_back(parameter.var.grad());
   }
-  return std::sqrt(squares);
+  return std::sqrt(ops::sum_of_squares(ctx, gradients));
 }
 
 double AdamW::step(Context& ctx, double lr) {

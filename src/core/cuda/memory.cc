@@ -1,6 +1,7 @@
 // Device memory: a cache of blocks per stream in front of cudaMalloc, which waits for the device and is slow.
 #include <map>
 #include <mutex>
+#include <set>
 #include <utility>
 
 #include "core/block_cache.h"
@@ -13,7 +14,9 @@ namespace {
 
 class DeviceCache final : public BlockCache {
  public:
-  explicit DeviceCache(int device) : BlockCache(0), device_(device) {}
+  // Nothing goes back while there is enough: cudaFree waits for the device, and other work on it is rarely ours to
+  // spare.
+  explicit DeviceCache(int device) : BlockCache(0, false), device_(device) {}
 
  private:
   void* system_allocate(std::int64_t bytes) override {
@@ -37,6 +40,7 @@ class DeviceCache final : public BlockCache {
 struct Caches {
   std::mutex mutex;
   std::map<std::pair<int, void*>, DeviceCache*> of_stream;
+  std::set<DeviceCache*> kept;  // of graphs: their blocks are written at every launch
 
   DeviceCache& find(int device, void* stream) {
     const std::lock_guard lock(mutex);
@@ -75,7 +79,7 @@ std::shared_ptr<void> allocate(std::int64_t size_bytes, int device) {
   DeviceCache& cache = caches().find(device, current_stream(device).handle);
   const std::int64_t bytes = cache.size_class(size_bytes);
   void* block = bytes > 0 ? cache.take(bytes) : nullptr;
-  if (block == nullptr && bytes > 0) {  // other streams may keep what is missing
+  if (block == nullptr && bytes > 0) {  // caches may keep what is missing
     release_cached_memory(device);
     block = cache.take(bytes);
   }
@@ -102,7 +106,23 @@ void reset_memory_peak(int device) {
 
 void release_cached_memory(int device) {
   require_device(device);
-  caches().for_each(device, [](DeviceCache& cache) { cache.release(); });
+  caches().for_each(device, [](DeviceCache& cache) {
+    if (caches().kept.count(&cache) == 0) cache.release();
+  });
+}
+
+void keep_memory_of(const Stream& stream) {
+  DeviceCache& cache = caches().find(stream.device, stream.handle);
+  const std::lock_guard lock(caches().mutex);
+  caches().kept.insert(&cache);
+}
+
+void drop_memory_of(const Stream& stream) {
+  DeviceCache& cache = caches().find(stream.device, stream.handle);
+  const std::lock_guard lock(caches().mutex);
+  caches().kept.erase(&cache);
+  cache.release();
+  caches().of_stream.erase({stream.device, stream.handle});  // tensors that still live keep a pointer to the cache
 }
 
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, std::int64_t bytes) {

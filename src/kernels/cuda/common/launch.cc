@@ -4,12 +4,25 @@
 
 namespace coluber::cuda {
 
+namespace {
+
+// Asked once; written with equal values by whoever comes first.
+int attribute(cudaDeviceAttr which, int device, std::array<int, 64>& known) {
+  int& value = known.at(static_cast<std::size_t>(device));
+  if (value == 0) check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+}  // namespace
+
 int multiprocessors(int device) {
-  static std::array<int, 64> counts{};  // written with equal values by whoever comes first
-  int& count = counts.at(static_cast<std::size_t>(device));
-  if (count == 0)
-    check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-  return count;
+  static std::array<int, 64> known{};
+  return attribute(cudaDevAttrMultiProcessorCount, device, known);
+}
+
+bool starts_early(int device) {
+  static std::array<int, 64> known{};
+  return attribute(cudaDevAttrComputeCapabilityMajor, device, known) >= 9;
 }
 
 }  // namespace coluber::cuda

@@ -35,6 +35,30 @@ __device__ __forceinline__ T from_float(float x) {
   }
 }
 
+// Element i of an array whose type is known at run time only; the branch is the same for all threads.
+__device__ __forceinline__ float load_number(const void* data, DType dtype, std::int64_t i) {
+  switch (dtype) {
+    case DType::kBF16: return to_float(static_cast<const bfloat16*>(data)[i]);
+    case DType::kF16: return to_float(static_cast<const float16*>(data)[i]);
+    default: return static_cast<const float*>(data)[i];
+  }
+}
+__device__ __forceinline__ void store_number(void* data, DType dtype, std::int64_t i, float value) {
+  switch (dtype) {
+    case DType::kBF16: static_cast<bfloat16*>(data)[i] = from_float<bfloat16>(value); break;
+    case DType::kF16: static_cast<float16*>(data)[i] = from_float<float16>(value); break;
+    default: static_cast<float*>(data)[i] = value;
+  }
+}
+// What storing and loading again gives.
+__device__ __forceinline__ float rounded_to(DType dtype, float value) {
+  switch (dtype) {
+    case DType::kBF16: return to_float(from_float<bfloat16>(value));
+    case DType::kF16: return to_float(from_float<float16>(value));
+    default: return value;
+  }
+}
+
 // As many numbers as 16 bytes hold.
 template <class T>
 inline constexpr int kPerVector = 16 / static_cast<int>(sizeof(T));

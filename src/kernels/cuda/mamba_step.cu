@@ -1,0 +1,454 @@
+// One token of a Mamba block in four kernels (kernels/mamba_step.h). What decides its time is the weights, read once,
+// and latency: each kernel asks for weights and states, which no kernel near before it writes, before it waits for that
+// one; and loads that do not depend on each other are all under way before the first is used.
+#include "core/check.h"
+#include "kernels/cuda/common/dependent_launch.cuh"
+#include "kernels/cuda/common/launch.h"
+#include "kernels/cuda/gemv.cuh"
+#include "kernels/mamba_step.h"
+
+namespace coluber::cuda {
+namespace {
+
+constexpr int kWarps = 8, kThreads = kWarps * 32;
+
+// --- norm_linear -----------------------------------------------------------------------------------------------------
+
+constexpr int kNormTurns = 4, kNormStep = 4 * kThreads;  // a thread has 4 neighbouring channels in each of 4 turns
+constexpr int kRowsAtOnce = 2;                           // of which all loads are under way together
+
+template <class T>
+__device__ __forceinline__ float4 load_four(const T* p) {
+  if constexpr (sizeof(T) == 4) {
+    return *reinterpret_cast<const float4*>(p);
+  } else {
+    struct alignas(8) Four {
+      T values[4];
+    };
+    const Four v = *reinterpret_cast<const Four*>(p);
+    return {to_float(v.values[0]), to_float(v.values[1]), to_float(v.values[2]), to_float(v.values[3])};
+  }
+}
+
+template <class T>
+__device__ __forceinline__ void store_four(T* p, float4 v) {
+  struct alignas(4 * sizeof(T)) Four {
+    T values[4];
+  };
+  *reinterpret_cast<Four*>(p) = {from_float<T>(v.x), from_float<T>(v.y), from_float<T>(v.z), from_float<T>(v.w)};
+}
+
+// Of kRowsAtOnce rows, over the block. Thread t always sees the same channels: the order does not depend on the rows.
+__device__ __forceinline__ void block_sums(float (&sum)[kRowsAtOnce], float (*partial)[kWarps]) {
+#pragma unroll
+  for (int r = 0; r < kRowsAtOnce; ++r) {
+    const float total = warp_sum(sum[r]);
+    if (threadIdx.x % 32 == 0) partial[r][threadIdx.x / 32] = total;
+  }
+  __syncthreads();
+#pragma unroll
+  for (int r = 0; r < kRowsAtOnce; ++r) {
+    sum[r] = partial[r][0];
+#pragma unroll
+    for (int w = 1; w < kWarps; ++w) sum[r] += partial[r][w];
+  }
+}
+
+template <class W, int kRows, int kOutputs>
+__global__ void __launch_bounds__(kThreads) norm_linear_step(NormLinearParams p) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ float partial[2 * (kRows + 1)][kWarps];
+  W* normed = reinterpret_cast<W*>(shared);  // (kRows,m)
+  const int m = static_cast<int>(p.x.columns);
+  std::int64_t first = (std::int64_t{blockIdx.x} * kWarps + threadIdx.x / 32) * kOutputs;
+  const std::int64_t stride = std::int64_t{gridDim.x} * kWarps * kOutputs;
+  Gemv<W, kRows, kOutputs> gemv;
+  gemv.start(p.weight, first);
+  float4 scale[kNormTurns];
+#pragma unroll
+  for (int j = 0; j < kNormTurns; ++j) {
+    const int i = 4 * threadIdx.x + j * kNormStep;
+    if (i < m) scale[j] = load_four(p.norm_weight + i);
+  }
+  let_next_start();
+  wait_for_inputs();
+#pragma unroll
+  for (int begin = 0; begin < kRows; begin += kRowsAtOnce) {
+    float4 r_of[kRowsAtOnce][kNormTurns];
+    float sum[kRowsAtOnce] = {};
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      const std::int64_t row = min(std::int64_t{begin + r}, p.x.rows - 1);
+#pragma unroll
+      for (int j = 0; j < kNormTurns; ++j) {
+        const int i = 4 * threadIdx.x + j * kNormStep;
+        float4& v = r_of[r][j];
+        v = {0, 0, 0, 0};
+        if (i >= m) continue;
+        v = load_four(p.residual + row * m + i);
+        if (p.x.data != nullptr) {
+          const float4 x = load_four(static_cast<const W*>(p.x.data) + row * p.x.ld + i);
+          v = {v.x + x.x, v.y + x.y, v.z + x.z, v.w + x.w};
+        }
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+#pragma unroll
+      for (int j = 0; j < kNormTurns; ++j) {
+        const int i = 4 * threadIdx.x + j * kNormStep;
+        const float4 v = r_of[r][j];
+        if (i < m && p.residual_out != nullptr && blockIdx.x == 0 && begin + r < p.x.rows)
+          store_four(p.residual_out + (begin + r) * m + i, v);
+        sum[r] += p.layer_norm ? v.x + v.y + v.z + v.w : v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+      }
+    }
+    block_sums(sum, &partial[begin]);
+    float mean[kRowsAtOnce] = {};
+    if (p.layer_norm) {
+#pragma unroll
+      for (int r = 0; r < kRowsAtOnce; ++r) {
+        mean[r] = sum[r] / static_cast<float>(m);
+        sum[r] = 0;
+#pragma unroll
+        for (int j = 0; j < kNormTurns; ++j) {
+          if (4 * static_cast<int>(threadIdx.x) + j * kNormStep >= m) continue;
+          float4& v = r_of[r][j];
+          v = {v.x - mean[r], v.y - mean[r], v.z - mean[r], v.w - mean[r]};
+          sum[r] += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+        }
+      }
+      block_sums(sum, &partial[kRows + 1 + begin]);
+    }
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      if (begin + r >= kRows) continue;
+      const float factor = 1.0f / sqrtf(sum[r] / static_cast<float>(m) + p.eps);
+#pragma unroll
+      for (int j = 0; j < kNormTurns; ++j) {
+        const int i = 4 * threadIdx.x + j * kNormStep;
+        if (i >= m) continue;
+        float4 v = r_of[r][j];
+        v = {v.x * factor * scale[j].x, v.y * factor * scale[j].y, v.z * factor * scale[j].z,
+             v.w * factor * scale[j].w};
+        if (p.norm_bias != nullptr) {
+          const float4 b = load_four(p.norm_bias + i);
+          v = {v.x + b.x, v.y + b.y, v.z + b.z, v.w + b.w};
+        }
+        store_four(normed + (begin + r) * m + i, v);
+      }
+    }
+  }
+  __syncthreads();
+  for (;;) {  // the next rows of W are on their way while these are multiplied
+    const std::int64_t next = first + stride;
+    Gemv<W, kRows, kOutputs> following;
+    if (next < p.weight.rows) following.start(p.weight, next);
+    gemv.run(normed, m, m);
+    gemv.store(p.y, p.bias, first);
+    if (next >= p.weight.rows) break;
+    gemv = following;
+    first = next;
+  }
+}
+
+template <class W, int kRows>
+void launch_norm_linear(const Stream& stream, const NormLinearParams& p) {
+  constexpr int kOutputs = 2;  // rows of W a warp: more loads under way than with one
+  const auto shared_bytes = static_cast<std::size_t>(kRows * p.x.columns) * sizeof(W);
+  const auto kernel = norm_linear_step<W, kRows, kOutputs>;
+  allow_shared_bytes(kernel, shared_bytes);
+  // Every block norms the rows: few blocks, all there at once, that go on with an equal number of turns each.
+  const std::int64_t tasks = divide_up(p.weight.rows, kWarps * kOutputs);
+  const std::int64_t blocks = divide_up(tasks, divide_up(tasks, 2 * multiprocessors(stream.device)));
+  launch_dependent(kernel, static_cast<unsigned>(blocks), kThreads, shared_bytes, stream, p);
+}
+
+// --- conv_x_proj -----------------------------------------------------------------------------------------------------
+
+constexpr int kMaxRows = 8, kMaxTaps = 8;
+constexpr int kLanes = 8;  // of a row of W_x in a slice, 16 bytes each
+constexpr int kOutputsPerTurn = kThreads / kLanes;
+constexpr int kMaxSlices = 32;  // partial sums that dt_scan adds
+constexpr int kMaxOutputs = 512;
+
+// u of the block's slices of kLanes * kPerVector<T> channels, and what they add to dt, B and C.
+template <class T, int kRows>
+__global__ void __launch_bounds__(kThreads) conv_x_proj_step(MambaStepParams p, int slices_a_block) {
+  constexpr int kVector = kPerVector<T>, kSlice = kLanes * kVector, kAhead = 3;
+  constexpr int kItems = (kRows * kSlice + kThreads - 1) / kThreads;  // (row, channel) pairs of a thread
+  __shared__ __align__(16) T u[kRows][kSlice];
+  __shared__ float sums[kRows][kMaxOutputs];
+  const int lane = threadIdx.x % kLanes, outputs = static_cast<int>(p.x_proj.rows), taps = static_cast<int>(p.k);
+  const int slices = static_cast<int>(p.d) / kSlice;
+  const T* W = static_cast<const T*>(p.x_proj.data);
+  for (int part = 0; part < slices_a_block; ++part) {
+    const int slice = blockIdx.x * slices_a_block + part;
+    if (slice >= slices) break;
+    const std::int64_t begin = std::int64_t{slice} * kSlice;
+    Vector<T> ahead[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const int o = threadIdx.x / kLanes + j * kOutputsPerTurn;
+      if (o < outputs) ahead[j] = load_vector(W + o * p.x_proj.ld + begin + lane * kVector);
+    }
+    // kSlice divides kThreads: a thread has one channel, in every kThreads / kSlice-th row.
+    const int c = threadIdx.x % kSlice;
+    const std::int64_t channel = begin + c;
+    float weight[kMaxTaps], before[kItems][kMaxTaps - 1];
+#pragma unroll
+    for (int j = 0; j < kMaxTaps; ++j) weight[j] = j < taps ? p.conv_weight[channel * taps + j] : 0.0f;
+    const float bias = p.conv_bias != nullptr ? p.conv_bias[channel] : 0.0f;
+#pragma unroll
+    for (int item = 0; item < kItems; ++item) {
+      const int r = threadIdx.x / kSlice + item * (kThreads / kSlice);
+#pragma unroll
+      for (int j = 0; j < kMaxTaps - 1; ++j)
+        before[item][j] = r < p.b && j < taps - 1 ? p.conv_state[(r * p.d + channel) * (taps - 1) + j] : 0.0f;
+    }
+    if (part == 0) {
+      let_next_start();
+      wait_for_inputs();
+    } else {
+      __syncthreads();  // u of the slice before has been read
+    }
+    float x[kItems];
+#pragma unroll
+    for (int item = 0; item < kItems; ++item) {
+      const int r = threadIdx.x / kSlice + item * (kThreads / kSlice);
+      x[item] = r < p.b ? to_float(static_cast<const T*>(p.xz)[r * 2 * p.d + channel]) : 0.0f;
+    }
+#pragma unroll
+    for (int item = 0; item < kItems; ++item) {
+      const int r = threadIdx.x / kSlice + item * (kThreads / kSlice);
+      float sum = bias, current = 0;
+#pragma unroll
+      for (int j = 0; j < kMaxTaps - 1; ++j) sum = fmaf(weight[j], before[item][j], sum);
+#pragma unroll
+      for (int j = 0; j < kMaxTaps; ++j) current = j == taps - 1 ? weight[j] : current;
+      sum = fmaf(current, x[item], sum);
+      const T silu = from_float<T>(sum / (1.0f + __expf(-sum)));
+      if (r < kRows) u[r][c] = silu;
+      if (r >= p.b) continue;
+      float* state = p.conv_state + (r * p.d + channel) * (taps - 1);
+#pragma unroll
+      for (int j = 1; j < kMaxTaps - 1; ++j) {
+        if (j < taps - 1) state[j - 1] = before[item][j];
+      }
+      if (taps > 1) state[taps - 2] = x[item];
+      static_cast<T*>(p.channels)[r * p.d + channel] = silu;
+    }
+    __syncthreads();
+    auto add = [&](int o, const Vector<T>& w) {
+      float sum[kRows];
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const Vector<T> v = load_vector(&u[r][lane * kVector]);
+        sum[r] = 0;
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) sum[r] = fmaf(to_float(w.values[i]), to_float(v.values[i]), sum[r]);
+      }
+#pragma unroll
+      for (int step = kLanes / 2; step > 0; step /= 2) {
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) sum[r] += __shfl_xor_sync(0xffffffffu, sum[r], step, kLanes);
+      }
+      if (lane == 0 && o < outputs) {
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) sums[r][o] = part == 0 ? sum[r] : sums[r][o] + sum[r];
+      }
+    };
+    const int turns = (outputs + kOutputsPerTurn - 1) / kOutputsPerTurn;  // the same for all: shuffles need every lane
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (j < turns) add(threadIdx.x / kLanes + j * kOutputsPerTurn, ahead[j]);
+    }
+    for (int j = kAhead; j < turns; ++j) {
+      const int o = threadIdx.x / kLanes + j * kOutputsPerTurn;
+      add(o, load_vector(W + min(o, outputs - 1) * p.x_proj.ld + begin + lane * kVector));
+    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < p.b * outputs; i += kThreads)
+    p.dt_B_C[blockIdx.x * p.b * outputs + i] = sums[i / outputs][i % outputs];
+}
+
+// --- dt_scan ---------------------------------------------------------------------------------------------------------
+
+constexpr int kChannels = 32, kScanThreads = kChannels * 4;  // four lanes a channel
+
+__device__ float quad_sum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+// x /= rms(x), rounded, by the whole block: dt, B and C of Falcon-Mamba.
+__device__ void norm_part(float* x, int n, float eps, DType dtype) {
+  __shared__ float sums[kScanThreads / 32];
+  float sum = 0;
+  for (int i = threadIdx.x; i < n; i += kScanThreads) sum += x[i] * x[i];
+  sum = warp_sum(sum);
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+  __syncthreads();
+  sum = sums[0] + sums[1] + sums[2] + sums[3];
+  const float scale = 1.0f / sqrtf(sum / static_cast<float>(n) + eps);
+  for (int i = threadIdx.x; i < n; i += kScanThreads) x[i] = rounded_to(dtype, x[i] * scale);
+  __syncthreads();
+}
+
+// A = -exp(A_log)
+__device__ __forceinline__ float next_state(float h, float A_log, float dt, float dt_u_B) {
+  return fmaf(expf(-expf(A_log) * dt), h, dt_u_B);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kScanThreads) dt_scan_step(MambaStepParams p) {
+  constexpr int kVector = kPerVector<T>, kAhead = 2;
+  __shared__ __align__(16) float dt_B_C[kMaxOutputs];
+  const int outputs = static_cast<int>(p.x_proj.rows), n = static_cast<int>(p.n), rank = static_cast<int>(p.u);
+  const std::int64_t row = blockIdx.y, channel = std::int64_t{blockIdx.x} * kChannels + threadIdx.x / 4;
+  const int lane = threadIdx.x % 4;
+  const T* weight = static_cast<const T*>(p.dt_proj.data) + channel * p.dt_proj.ld;
+  float* state = p.ssm_state + (row * p.d + channel) * n;
+  const float* A_log = p.A_log + channel * n;
+  const float D = p.D[channel], dt_bias = p.dt_bias[channel];
+  const bool wide = rank % kVector == 0;  // rows of W_dt start at multiples of 16 bytes then
+  Vector<T> ahead[kAhead];
+#pragma unroll
+  for (int j = 0; j < kAhead; ++j) {
+    const int i = (lane + 4 * j) * kVector;
+    if (wide && i < rank) ahead[j] = load_vector(weight + i);
+  }
+  float4 first_A{}, first_h{};
+  if (lane * 4 < n) {
+    first_A = *reinterpret_cast<const float4*>(A_log + lane * 4);
+    first_h = *reinterpret_cast<const float4*>(state + lane * 4);
+  }
+  let_next_start();
+  wait_for_inputs();
+  const float u = to_float(static_cast<const T*>(p.channels)[row * p.d + channel]);
+  const int slices = static_cast<int>(p.num_partial);
+  const float z = to_float(static_cast<const T*>(p.xz)[row * 2 * p.d + p.d + channel]);
+  for (int o = threadIdx.x; o < outputs; o += kScanThreads) {
+    float part[kMaxSlices], sum = 0;  // all loads under way, then added in order
+#pragma unroll
+    for (int s = 0; s < kMaxSlices; ++s) part[s] = s < slices ? p.dt_B_C[(s * p.b + row) * outputs + o] : 0.0f;
+#pragma unroll
+    for (int s = 0; s < kMaxSlices; ++s) sum += part[s];
+    dt_B_C[o] = rounded_to(p.dtype, sum);
+  }
+  __syncthreads();
+  if (p.norm_dt_B_C) {
+    norm_part(dt_B_C, rank, p.norm_dt_B_C_eps, p.dtype);
+    norm_part(dt_B_C + rank, n, p.norm_dt_B_C_eps, p.dtype);
+    norm_part(dt_B_C + rank + n, n, p.norm_dt_B_C_eps, p.dtype);
+  }
+  float dt = 0;
+  if (wide) {
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const int i = (lane + 4 * j) * kVector;
+      if (i >= rank) continue;
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) dt = fmaf(to_float(ahead[j].values[e]), dt_B_C[i + e], dt);
+    }
+    for (int i = (lane + 4 * kAhead) * kVector; i < rank; i += 4 * kVector) {
+      const Vector<T> w = load_vector(weight + i);
+#pragma unroll
+      for (int e = 0; e < kVector; ++e) dt = fmaf(to_float(w.values[e]), dt_B_C[i + e], dt);
+    }
+  } else {
+    for (int j = lane; j < rank; j += 4) dt = fmaf(to_float(weight[j]), dt_B_C[j], dt);
+  }
+  dt = rounded_to(p.dtype, quad_sum(dt)) + dt_bias;
+  dt = dt > 20.0f ? dt : log1pf(expf(dt));
+  const float* B = dt_B_C + rank;
+  const float* C = B + n;
+  const float dt_u = dt * u;
+  float y = 0;
+  for (int s = lane * 4; s < n; s += 16) {
+    const float4 a = s < 16 ? first_A : *reinterpret_cast<const float4*>(A_log + s);
+    float4 h = s < 16 ? first_h : *reinterpret_cast<const float4*>(state + s);
+    h.x = next_state(h.x, a.x, dt, dt_u * B[s]);
+    h.y = next_state(h.y, a.y, dt, dt_u * B[s + 1]);
+    h.z = next_state(h.z, a.z, dt, dt_u * B[s + 2]);
+    h.w = next_state(h.w, a.w, dt, dt_u * B[s + 3]);
+    *reinterpret_cast<float4*>(state + s) = h;
+    y = fmaf(h.x, C[s], y);
+    y = fmaf(h.y, C[s + 1], y);
+    y = fmaf(h.z, C[s + 2], y);
+    y = fmaf(h.w, C[s + 3], y);
+  }
+  y = fmaf(D, u, quad_sum(y));
+  if (lane == 0) static_cast<T*>(p.y)[row * p.d + channel] = from_float<T>(y * z / (1.0f + __expf(-z)));
+}
+
+int slices_a_block(const MambaStepParams& p) {
+  return static_cast<int>(divide_up(p.d / (kLanes * 16 / dtype_size(p.dtype)), kMaxSlices));
+}
+
+template <class F>
+void with_dtype(DType dtype, F&& f) {
+  if (dtype == DType::kBF16) return f(bfloat16{});
+  if (dtype == DType::kF16) return f(float16{});
+  f(0.0f);
+}
+
+}  // namespace
+
+bool takes_norm_linear(const NormLinearParams& p) {
+  const std::int64_t vector = 16 / dtype_size(p.weight.dtype);
+  return p.x.rows >= 1 && p.x.rows <= kMaxRows && p.x.columns <= kNormTurns * kNormStep && p.x.columns % vector == 0 &&
+         p.x.columns % 4 == 0 && p.weight.ld % vector == 0 && is_aligned(p.weight.data, 16) &&
+         (p.x.data == nullptr || p.x.dtype == p.weight.dtype) && is_aligned(p.x.data, 16) && is_aligned(p.residual, 16);
+}
+
+void norm_linear(const Stream& stream, const NormLinearParams& p) {
+  const DeviceScope scope(stream.device);
+  auto launch = [&](auto zero) {
+    using W = decltype(zero);
+    if (p.x.rows == 1) return launch_norm_linear<W, 1>(stream, p);
+    if (p.x.rows == 2) return launch_norm_linear<W, 2>(stream, p);
+    if (p.x.rows <= 4) return launch_norm_linear<W, 4>(stream, p);
+    launch_norm_linear<W, kMaxRows>(stream, p);
+  };
+  with_dtype(p.weight.dtype, launch);
+}
+
+bool takes_dt_scan(const MambaStepParams& p) {
+  return p.b >= 1 && p.b <= 65535 && p.d % kChannels == 0 && p.n % 4 == 0 && p.x_proj.rows <= kMaxOutputs &&
+         p.dt_proj.dtype == p.dtype;
+}
+
+void mamba_step_dt_scan(const Stream& stream, const MambaStepParams& p) {
+  const DeviceScope scope(stream.device);
+  const dim3 grid(static_cast<unsigned>(p.d / kChannels), static_cast<unsigned>(p.b));
+  with_dtype(p.dtype,
+             [&](auto zero) { launch_dependent(dt_scan_step<decltype(zero)>, grid, kScanThreads, 0, stream, p); });
+}
+
+bool takes_conv_x_proj(const MambaStepParams& p) {
+  const std::int64_t vector = 16 / dtype_size(p.dtype);
+  return p.b >= 1 && p.b <= kMaxRows && p.d % (kLanes * vector) == 0 && p.k <= kMaxTaps &&
+         p.x_proj.rows <= kMaxOutputs && p.x_proj.dtype == p.dtype && p.x_proj.ld % vector == 0 &&
+         is_aligned(p.x_proj.data, 16);
+}
+
+std::int64_t mamba_step_partials(const MambaStepParams& p) {
+  return divide_up(p.d / (kLanes * 16 / dtype_size(p.dtype)), slices_a_block(p));
+}
+
+void mamba_step_conv_x_proj(const Stream& stream, const MambaStepParams& p) {
+  const DeviceScope scope(stream.device);
+  const auto blocks = static_cast<unsigned>(mamba_step_partials(p));
+  with_dtype(p.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    auto launch = [&](auto kernel) { launch_dependent(kernel, blocks, kThreads, 0, stream, p, slices_a_block(p)); };
+    if (p.b == 1) return launch(conv_x_proj_step<T, 1>);
+    if (p.b == 2) return launch(conv_x_proj_step<T, 2>);
+    if (p.b <= 4) return launch(conv_x_proj_step<T, 4>);
+    launch(conv_x_proj_step<T, kMaxRows>);
+  });
+}
+
+}  // namespace coluber::cuda

@@ -1,0 +1,51 @@
+#include "models/recorded_step.h"
+
+#include "ops/argmax.h"
+
+namespace coluber {
+namespace {
+
+std::vector<LayerState> handles_of(const State& state) {
+  std::vector<LayerState> layers;
+  for (std::size_t i = 0; i < state.num_layers(); ++i) layers.push_back(state.layer(i));
+  return layers;
+}
+
+}  // namespace
+
+RecordedStep::RecordedStep(Context& ctx, const Model& model, const State& state, std::int64_t vocab_size)
+    : layers_(handles_of(state)),
+      vocab_size_(vocab_size),
+      ids_(Tensor::zeros({state.batch()}, DType::kI32, model.device())),
+      graph_(
+          model.device().index,
+          [&] {  // on a copy: a step changes its state
+            State copy = state;
+            record(ctx, model, copy);
+          },
+          [&] {
+            State same(layers_);
+            record(ctx, model, same);
+          }) {}
+
+void RecordedStep::record(Context& ctx, const Model& model, State& state) {
+  logits_ = model.step(ctx, ids_, state);
+  ops::argmax(logits_, vocab_size_, ids_);
+}
+
+bool RecordedStep::is_of(const State& state) const {
+  if (state.num_layers() != layers_.size()) return false;
+  for (std::size_t i = 0; i < layers_.size(); ++i) {
+    if (state.layer(i).ssm.raw() != layers_[i].ssm.raw() || state.layer(i).conv.raw() != layers_[i].conv.raw()) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void RecordedStep::run(const Tensor& ids) {
+  ids_.copy_from(ids);
+  graph_.launch();
+}
+
+}  // namespace coluber

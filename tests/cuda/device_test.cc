@@ -1,0 +1,110 @@
+// Tensors in the memory of a GPU: copies between devices, layouts and dtypes, the cache of blocks, streams, refusals.
+#include <cmath>
+#include <limits>
+
+#include "tests/cuda/cuda.h"
+
+namespace coluber::testing {
+namespace {
+
+class CudaTensor : public CudaTest {};
+
+constexpr DType kAllDTypes[] = {DType::kF32, DType::kF64, DType::kBF16, DType::kF16,
+                                DType::kI32, DType::kI64, DType::kU8};
+
+TEST_F(CudaTensor, ThereAndBackAgainIsTheSame) {
+  for (const DType dtype : kAllDTypes) {
+    const Tensor t = random_tensor({3, 5, 7}, DType::kF64, 1, 50).to(dtype);
+    EXPECT_EQ(on_gpu(t).device(), kGpu);
+    EXPECT_TRUE(same_bits(on_gpu(t).to(kCpuDevice), t)) << dtype_name(dtype);
+  }
+}
+
+TEST_F(CudaTensor, ConvertsLikeTheCpu) {
+  Tensor source = random_tensor({4096}, DType::kF64, 2, 3);
+  const double special[] = {0.0, -0.0, 1e-40, 65519.0, 65520.0, 1e30, -1e30, 3.0000001192092896};
+  for (std::int64_t i = 0; i < 8; ++i) source.set({i}, special[i]);
+  for (const DType from : {DType::kF64, DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const DType to : {DType::kF64, DType::kF32, DType::kBF16, DType::kF16}) {
+      const Tensor t = source.to(from);
+      EXPECT_TRUE(same_bits(on_gpu(t).to(to).to(kCpuDevice), t.to(to))) << dtype_name(from) << " " << dtype_name(to);
+    }
+  }
+  const Tensor whole = random_tensor({500}, DType::kF64, 3, 60).to(DType::kI32);
+  for (const DType to : {DType::kI64, DType::kF32, DType::kBF16, DType::kF64}) {
+    EXPECT_TRUE(same_bits(on_gpu(whole).to(to).to(kCpuDevice), whole.to(to))) << dtype_name(to);
+  }
+}
+
+TEST_F(CudaTensor, CopiesAnyLayout) {
+  const Tensor t = random_tensor({4, 6, 5, 3}, DType::kF32, 4), g = on_gpu(t);
+  EXPECT_TRUE(same_bits(g.permute({3, 1, 0, 2}).contiguous().to(kCpuDevice), t.permute({3, 1, 0, 2}).contiguous()));
+  EXPECT_TRUE(same_bits(g.slice(1, 2, 5).transpose(0, 2).to(kCpuDevice), t.slice(1, 2, 5).transpose(0, 2)));
+  EXPECT_TRUE(same_bits(g.select(3, 1).unsqueeze(1).expand(1, 4).contiguous().to(kCpuDevice),
+                        t.select(3, 1).unsqueeze(1).expand(1, 4).contiguous()));
+  const Tensor target = Tensor::zeros({4, 6, 5, 6}, DType::kBF16, kGpu),
+               expected = Tensor::zeros({4, 6, 5, 6}, DType::kBF16);
+  target.slice(3, 1, 4).copy_from(g);
+  expected.slice(3, 1, 4).copy_from(t);
+  EXPECT_TRUE(same_bits(target.to(kCpuDevice), expected));
+  const Tensor from_cpu = Tensor::zeros({4, 6, 5, 6}, DType::kF32, kGpu);  // strided target, source elsewhere
+  from_cpu.slice(3, 2, 5).copy_from(t);
+  EXPECT_TRUE(same_bits(from_cpu.slice(3, 2, 5).to(kCpuDevice).contiguous(), t));
+}
+
+TEST_F(CudaTensor, FillsAndSingleElements) {
+  const Tensor t = Tensor::full({5, 4}, 1.5, DType::kF16, kGpu);
+  t.select(1, 2).fill(-3);
+  t.set({4, 0}, 7);
+  EXPECT_EQ(t.at({0, 0}), 1.5);
+  EXPECT_EQ(t.at({3, 2}), -3);
+  EXPECT_EQ(t.at({4, 0}), 7);
+  EXPECT_EQ(Tensor::zeros({2}, DType::kI64, kGpu).at({1}), 0);
+  EXPECT_EQ(Tensor::full({}, 2, DType::kF64, kGpu).at({}), 2);
+}
+
+TEST_F(CudaTensor, MemoryIsKeptAndGivenBack) {
+  release_cached_memory(kGpu);
+  const std::int64_t before = memory_stats(kGpu).live_bytes;
+  const void* address = nullptr;
+  {
+    const Tensor t = Tensor::empty({1 << 20}, DType::kF32, kGpu);
+    address = t.raw();
+    EXPECT_EQ(memory_stats(kGpu).live_bytes - before, 4 << 20);
+  }
+  EXPECT_EQ(memory_stats(kGpu).live_bytes, before);
+  EXPECT_GE(memory_stats(kGpu).cached_bytes, 4 << 20);
+  EXPECT_EQ(Tensor::empty({1 << 20}, DType::kF32, kGpu).raw(), address);
+  release_cached_memory(kGpu);
+  EXPECT_EQ(memory_stats(kGpu).cached_bytes, 0);
+}
+
+TEST_F(CudaTensor, OutOfMemorySaysWhatThereIs) {
+  const std::string sentence = refusal([] { Tensor::empty({std::int64_t{1} << 44}, DType::kF32, kGpu); });
+  EXPECT_NE(sentence.find("[memory] allocation on cuda:0: expected 70368744177664 bytes free, got "), std::string::npos)
+      << sentence;
+  EXPECT_EQ(Tensor::full({3}, 1, DType::kF32, kGpu).at({2}), 1);  // and life goes on
+}
+
+TEST_F(CudaTensor, NamesOfDevices) {
+  EXPECT_EQ(device_from_name("cuda"), kGpu);
+  EXPECT_EQ(device_from_name("auto"), kGpu);
+  EXPECT_THROW(device_from_name("cuda:63"), Error);
+  EXPECT_THROW(device_from_name("gpu"), Error);
+  const CudaDeviceInfo info = cuda_device_info(0);
+  EXPECT_GE(info.compute_capability, 80);
+  EXPECT_GT(info.total_bytes, info.free_bytes / 2);
+}
+
+TEST_F(CudaTensor, MoreThan2To31Elements) {
+  const std::int64_t n = (std::int64_t{1} << 31) + 4096;
+  if (cuda_device_info(0).free_bytes < 3 * n) GTEST_SKIP() << "needs " << 3 * n << " bytes of device memory";
+  const Tensor t = Tensor::zeros({n}, DType::kU8, kGpu);
+  t.set({n - 1}, 9);
+  const Tensor copy = t.slice(0, 1, n).clone();
+  EXPECT_EQ(copy.at({n - 2}), 9);
+  EXPECT_EQ(copy.at({n - 3}), 0);
+}
+
+}  // namespace
+}  // namespace coluber::testing

@@ -1,0 +1,204 @@
+// A whole model on a GPU against the same model on the CPU: logits, gradients, state, decoding, training.
+#include "coluber/model.h"
+
+#include <cmath>
+#include <vector>
+
+#include "coluber/train.h"
+#include "models/recorded_step.h"
+#include "tests/cuda/cuda.h"
+#include "tests/support/models.h"
+
+namespace coluber::testing {
+namespace {
+
+ModelConfig small_model() {
+  ModelConfig config;
+  config.d_model = 64;
+  config.n_layer = 3;
+  config.vocab_size = 101;
+  return config;
+}
+
+class CudaModel : public CudaTest {
+ protected:
+  void SetUp() override {
+    CudaTest::SetUp();
+    if (!IsSkipped()) gpu_ = cpu_.to(kGpu);
+  }
+
+  Model cpu_ = Model::create(small_model(), 7), gpu_;
+  Tensor ids_ = random_ids({3, 77}, 101, 1);
+};
+
+// f32 on both sides: roundings of 3 layers, nothing else.
+constexpr double kSameF32 = 2e-5;
+// Activations are rounded to bf16 about ten times a layer: unit roundoff 2^-8 each, at random, times a few.
+constexpr double kSameBF16 = 0.05;
+
+TEST_F(CudaModel, LogitsAndState) {
+  State a = cpu_.make_state(3), b = gpu_.make_state(3);
+  ForwardOptions on_cpu, on_gpu;
+  on_cpu.state = &a;
+  on_gpu.state = &b;
+  EXPECT_LE(norm_error(gpu_.forward(ctx_, ids_, on_gpu), cpu_.forward(ctx_, ids_, on_cpu)), kSameF32);
+  for (std::size_t i = 0; i < a.num_layers(); ++i) {
+    EXPECT_LE(norm_error(b.layer(i).ssm, a.layer(i).ssm), kSameF32);
+    EXPECT_LE(norm_error(b.layer(i).conv, a.layer(i).conv), kSameF32);
+  }
+}
+
+TEST_F(CudaModel, StepsGoOnWhereForwardEnded) {
+  State whole = gpu_.make_state(3), steps = gpu_.make_state(3);
+  ForwardOptions options;
+  options.state = &whole;
+  const Tensor expected = gpu_.forward(ctx_, ids_, options);
+  options.state = &steps;
+  gpu_.forward(ctx_, ids_.slice(1, 0, 70).contiguous(), options);
+  Tensor last;
+  for (std::int64_t t = 70; t < 77; ++t) last = gpu_.step(ctx_, ids_.select(1, t).contiguous(), steps);
+  EXPECT_LE(norm_error(last, expected.select(1, 76)), kSameF32);
+  for (std::size_t i = 0; i < whole.num_layers(); ++i) {
+    EXPECT_LE(norm_error(steps.layer(i).ssm, whole.layer(i).ssm), kSameF32);
+  }
+}
+
+// The fused step of a block (kernels/mamba_step.h) on every number of rows, from the first token on.
+TEST_F(CudaModel, StepsLikeTheCpu) {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    const Model narrow = gpu_.to(dtype), same = cpu_.to(dtype);
+    for (const std::int64_t b : {1, 2, 3, 8, 9, 33}) {
+      State a = same.make_state(b), g = narrow.make_state(b);
+      Tensor expected, got;
+      for (int t = 0; t < 6; ++t) {
+        const Tensor ids = random_ids({b}, 101, static_cast<std::uint64_t>(100 * t + b));
+        expected = same.step(ctx_, ids, a);
+        got = narrow.step(ctx_, ids, g);
+      }
+      const double bound = dtype == DType::kF32 ? kSameF32 : dtype == DType::kBF16 ? kSameBF16 : kSameBF16 / 8;
+      EXPECT_LE(norm_error(got, expected), bound) << b << " " << dtype_name(dtype);
+      EXPECT_LE(norm_error(g.layer(2).ssm, a.layer(2).ssm), bound);
+      EXPECT_LE(norm_error(g.layer(2).conv, a.layer(2).conv), bound);
+    }
+  }
+}
+
+TEST_F(CudaModel, RowsOfAStepDoNotDependOnEachOther) {
+  const Model narrow = gpu_.to(DType::kBF16);
+  State all = narrow.make_state(8), one = narrow.make_state(1);
+  const Tensor ids = random_ids({8}, 101, 3);
+  Tensor together, alone;
+  for (int t = 0; t < 3; ++t) {
+    together = narrow.step(ctx_, ids, all);
+    alone = narrow.step(ctx_, ids.slice(0, 5, 6), one);
+  }
+  EXPECT_TRUE(same_bits(together.slice(0, 5, 6).to(kCpuDevice), alone.to(kCpuDevice)));
+}
+
+// A recorded step gives what the step itself gives, and goes on with its own best ids.
+TEST_F(CudaModel, RecordedSteps) {
+  const Model narrow = gpu_.to(DType::kBF16);
+  State plain = narrow.make_state(2), recorded = narrow.make_state(2);
+  RecordedStep step(ctx_, narrow, recorded, 101);
+  Tensor ids = random_ids({2}, 101, 4);
+  step.run(ids);
+  for (int t = 0; t < 5; ++t) {
+    const Tensor logits = narrow.step(ctx_, ids, plain);
+    EXPECT_TRUE(same_bits(step.logits().to(kCpuDevice), logits.to(kCpuDevice))) << t;
+    ids = step.best_ids().to(kCpuDevice);
+    for (std::int64_t row = 0; row < 2; ++row) {
+      const double best = logits.at({row, static_cast<std::int64_t>(ids.at({row}))});
+      for (std::int64_t v = 0; v < 101; ++v) EXPECT_LE(logits.at({row, v}), best);
+    }
+    step.run_on_best();
+  }
+  EXPECT_TRUE(step.is_of(recorded));
+  EXPECT_FALSE(step.is_of(plain));
+}
+
+TEST_F(CudaModel, SixteenBitWeights) {
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    const Model narrow = gpu_.to(dtype);
+    EXPECT_LE(norm_error(narrow.forward(ctx_, ids_), cpu_.forward(ctx_, ids_)), kSameBF16) << dtype_name(dtype);
+    State state = narrow.make_state(3);
+    Tensor logits;
+    for (std::int64_t t = 0; t < 5; ++t) logits = narrow.step(ctx_, ids_.select(1, t).contiguous(), state);
+    const Tensor expected = cpu_.forward(ctx_, ids_.slice(1, 0, 5).contiguous()).select(1, 4);
+    EXPECT_LE(norm_error(logits, expected), kSameBF16) << dtype_name(dtype);
+  }
+}
+
+void run_loss(Context& ctx, const Model& model, const Tensor& ids, DType compute, double* loss) {
+  for (const Parameter& parameter : model.parameters()) parameter.var.set_grad({});
+  Tape tape;
+  Graph graph{ctx, &tape, true, compute};
+  const std::int64_t l = ids.size(1);
+  const Var value = model.loss(graph, ids.slice(1, 0, l - 1).contiguous(), ids.slice(1, 1, l).contiguous());
+  *loss = value.value().at({});
+  tape.backward(ctx, value);
+}
+
+TEST_F(CudaModel, LossAndGradients) {
+  double expected = 0, got = 0;
+  run_loss(ctx_, cpu_, ids_, DType::kF32, &expected);
+  for (const DType compute : {DType::kF32, DType::kBF16}) {
+    run_loss(ctx_, gpu_, ids_, compute, &got);
+    const double bound = compute == DType::kF32 ? 1e-4 : 0.1;
+    EXPECT_NEAR(got, expected, compute == DType::kF32 ? 1e-5 : 0.02);
+    const Parameters a = cpu_.parameters(), b = gpu_.parameters();
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      EXPECT_LE(norm_error(b[i].var.grad(), a[i].var.grad()), bound) << a[i].name << " " << dtype_name(compute);
+    }
+  }
+}
+
+TEST_F(CudaModel, SameBitsTwice) {
+  std::vector<Tensor> first;
+  double loss = 0, again = 0;
+  run_loss(ctx_, gpu_, ids_, DType::kBF16, &loss);
+  for (const Parameter& parameter : gpu_.parameters()) first.push_back(parameter.var.grad().to(kCpuDevice));
+  run_loss(ctx_, gpu_, ids_, DType::kBF16, &again);
+  EXPECT_EQ(loss, again);
+  const Parameters parameters = gpu_.parameters();
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    EXPECT_TRUE(same_bits(parameters[i].var.grad().to(kCpuDevice), first[i])) << parameters[i].name;
+  }
+}
+
+std::vector<double> train(Context& ctx, const Model& model, std::int64_t steps, DType compute) {
+  TrainOptions options;
+  options.max_steps = steps;
+  options.schedule.lr = 3e-3;
+  options.schedule.warmup_steps = 10;
+  options.compute = compute;
+  std::vector<double> losses;
+  TrainCallbacks callbacks;
+  callbacks.on_step = [&](const StepReport& report) { losses.push_back(report.loss); };
+  // A language that can be learnt: each id follows from the one before.
+  const auto batches = [](std::int64_t i) {
+    const Tensor ids = random_ids({4, 33}, 101, static_cast<std::uint64_t>(i) + 10);
+    for (std::int64_t row = 0; row < 4; ++row) {
+      for (std::int64_t t = 1; t < 33; ++t) ids.set({row, t}, static_cast<int>(ids.at({row, t - 1}) * 7 + 3) % 101);
+    }
+    return Batch{ids.slice(1, 0, 32).contiguous(), ids.slice(1, 1, 33).contiguous(), {}};
+  };
+  Trainer(ctx, model, batches, options, {}, callbacks).run();
+  return losses;
+}
+
+// Both go down together: within 1% of the loss at the start, all along 200 steps in f32; bf16 within 5%.
+TEST_F(CudaModel, TrainsLikeTheCpuFor200Steps) {
+  const std::vector<double> expected = train(ctx_, cpu_, 200, DType::kF32);
+  EXPECT_LT(expected.back(), expected.front() / 3);
+  const Model start = Model::create(small_model(), 7);
+  for (const DType compute : {DType::kF32, DType::kBF16}) {
+    const std::vector<double> got = train(ctx_, start.to(kGpu), 200, compute);
+    ASSERT_EQ(got.size(), expected.size());
+    double worst = 0;
+    for (std::size_t i = 0; i < got.size(); ++i) worst = std::max(worst, std::abs(got[i] - expected[i]));
+    EXPECT_LE(worst, (compute == DType::kF32 ? 0.01 : 0.05) * expected.front()) << dtype_name(compute);
+  }
+}
+
+}  // namespace
+}  // namespace coluber::testing
