@@ -82,6 +82,7 @@ void linear_grad_bias(ThreadPool& threads, const LinearGradBiasParams& params);
 
 // "onednn", "openblas" or "own": what multiplies more than kSkinnyRows tokens in this build.
 std::string_view matrix_library();
+std::string_view bf16_matrix_library();
 bool has_bf16_products();  // else bf16 products are rounded factors multiplied in f32: the same sums, at the speed of
                            // f32
 

@@ -7,7 +7,7 @@
 namespace coluber::ops {
 
 std::vector<KernelChoice> kernel_choices(Algorithm algorithm) {
-  const std::string isa(cpu_isa()), library(cpu::matrix_library());
+  const std::string isa(cpu_isa()), library(cpu::matrix_library()), bf16_library(cpu::bf16_matrix_library());
   const std::string many = join("linear, over ", kSkinnyRows, " tokens"),
                     few = join("linear, up to ", kSkinnyRows, " tokens");
   const std::string library_reason = library == "onednn"     ? "oneDNN is in this build"
@@ -15,9 +15,11 @@ std::vector<KernelChoice> kernel_choices(Algorithm algorithm) {
                                                              : "neither oneDNN nor OpenBLAS is in this build";
   std::vector<KernelChoice> choices = {
       {many + ", f32", library, library_reason},
-      {many + ", bf16", library,
-       cpu::has_bf16_products() ? "bf16 dot products of this machine"
-                                : "rounded to bf16, multiplied in f32: no bf16 dot products in this build or machine"},
+      {many + ", bf16", bf16_library,
+       library == "onednn" && bf16_library == "own" ? "tiles of this machine (AMX), faster than oneDNN"
+       : cpu::has_bf16_products()
+           ? "bf16 dot products of this machine"
+           : "rounded to bf16, multiplied in f32: no bf16 dot products in this build or machine"},
       {few, isa, "weights are read once, at the speed of memory"},
   };
   for (const char* op : {"selective_scan", "causal_conv1d", "norm", "embedding", "cross_entropy", "dropout", "adamw"}) {

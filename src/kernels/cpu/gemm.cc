@@ -2,6 +2,8 @@
 
 #include "core/check.h"
 #include "core/cpu_features.h"
+#include "core/memory.h"
+#include "kernels/cpu/matmul_isa.h"
 
 #if defined(COLUBER_HAS_ONEDNN)
 #include <dlfcn.h>
@@ -15,14 +17,17 @@
 #include <cblas.h>
 extern "C" void openblas_set_num_threads(int);  // not in every cblas.h
 #endif
-#if !defined(COLUBER_HAS_ONEDNN)
-#include <memory>
-
-#include "core/memory.h"
-#include "kernels/cpu/matmul_isa.h"
-#endif
 
 namespace coluber::cpu {
+namespace {
+
+[[maybe_unused]] float* own_workspace() {
+  thread_local const std::shared_ptr<void> workspace =
+      allocate_cpu(kGemmOwnWorkspace * static_cast<std::int64_t>(sizeof(float)));
+  return static_cast<float*>(workspace.get());
+}
+
+}  // namespace
 
 #if defined(COLUBER_HAS_ONEDNN)
 namespace {
@@ -132,7 +137,7 @@ void gemm(const Gemm<float>& p) {
   }
 }
 
-void gemm(const Gemm<bfloat16>& p) {
+static void library_gemm(const Gemm<bfloat16>& p) {
   OneThread one_thread;
   try {
     const Product product = product_for(p);
@@ -151,17 +156,23 @@ void gemm(const Gemm<bfloat16>& p) {
   }
 }
 
-#else
-
-namespace {
-
-float* own_workspace() {
-  thread_local const std::shared_ptr<void> workspace =
-      allocate_cpu(kGemmOwnWorkspace * static_cast<std::int64_t>(sizeof(float)));
-  return static_cast<float*>(workspace.get());
+std::string_view gemm_bf16_library() {
+  return has_amx_bf16() ? "own" : "onednn";
 }
 
-}  // namespace
+void gemm(const Gemm<bfloat16>& p) {
+#ifndef COLUBER_ONLY_BASE_ISA
+  static const bool tiles = has_amx_bf16();
+  if (tiles) return avx512::gemm_own_bf16_tiles(p, own_workspace());
+#endif
+  library_gemm(p);
+}
+
+#else
+
+std::string_view gemm_bf16_library() {
+  return gemm_has_bf16() ? "own" : gemm_library();
+}
 
 bool gemm_has_bf16() {
   return has_amx_bf16() || has_fast_avx512_bf16();

@@ -36,5 +36,7 @@ void gemm(const Gemm<bfloat16>& product);
 bool gemm_has_bf16();
 
 std::string_view gemm_library();  // "onednn", "openblas" or "own"
+// Of bf16: "own" on machines with tiles, where it is faster than oneDNN 2.6 (docs/performance.md).
+std::string_view gemm_bf16_library();
 
 }  // namespace coluber::cpu

@@ -73,6 +73,20 @@ inline float sum_of_lanes(VecF v) {
   return two[0] + two[1];
 }
 
+// Loaded once: else gcc makes the value an operand in memory of all that use it, and loads run out before additions do.
+template <class V>
+inline void hold(V& v) {
+#if defined(__aarch64__)
+  asm("" : "+w"(v));
+#elif defined(__x86_64__) && defined(COLUBER_ISA_AVX512)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#else
+  static_cast<void>(v);
+#endif
+}
+
 inline VecF round_to_bf16(VecF v) {
   VecU u;
   std::memcpy(&u, &v, sizeof u);
@@ -81,16 +95,37 @@ inline VecF round_to_bf16(VecF v) {
   return v;
 }
 
-// How a row of weights becomes vectors of f32.
+// How a row of weights becomes vectors of f32, one after the other or two at a time.
 template <class T>
 struct Plain {
   using Element = T;
   static VecF load(const T* p) { return load_wide(p); }
+  static void load_two(const T* p, VecF* two) {
+    two[0] = load_wide(p);
+    two[1] = load_wide(p + kLanes);
+  }
+};
+// Two at a time are the even and the odd elements: one load, a shift and a mask. split_pairs lays out x to match.
+template <>
+struct Plain<bfloat16> {
+  using Element = bfloat16;
+  static VecF load(const bfloat16* p) { return load_wide(p); }
+  static void load_two(const bfloat16* p, VecF* two) {
+    VecI pairs;
+    std::memcpy(&pairs, p, sizeof pairs);
+    hold(pairs);
+    two[0] = bit_cast_f(pairs << 16);
+    two[1] = bit_cast_f(pairs & static_cast<std::int32_t>(0xffff0000u));
+  }
 };
 template <class T>
 struct Rounded {
   using Element = T;
   static VecF load(const T* p) { return round_to_bf16(load_wide(p)); }
+  static void load_two(const T* p, VecF* two) {
+    two[0] = load(p);
+    two[1] = load(p + kLanes);
+  }
 };
 
 template <class Weight>
@@ -112,8 +147,8 @@ void with_weight(DType dtype, bool round_bf16, F&& f) {
     round_bf16 ? f(Rounded<float>{}) : f(Plain<float>{});
 }
 
-// Every output is two sums over k, one of the even and one of the odd vectors: the same order for any number of tokens,
-// and two additions under way at a time, which is enough to follow a cache line of bf16 every 8 cycles.
+// Every output is two sums over k, one for each vector of load_two: the same order for any number of tokens, and two
+// additions under way at a time, which is enough to follow a cache line of bf16 every 8 cycles.
 constexpr std::int64_t kStep = 2 * kLanes;
 
 // The k % kStep last products of a block. Rare: kept apart so that it costs no registers.
@@ -131,29 +166,35 @@ __attribute__((noinline)) void add_last_columns(const LinearForwardParams& p, co
   }
 }
 
-// kRows outputs for kTokens tokens.
-template <class Weight, int kRows, int kTokens>
-void skinny_block(const LinearForwardParams& p, const float* x, float* y, std::int64_t row) {
+// kRows outputs for kTokens tokens. Asks for kLines cache lines from `ahead` on each time that it takes kRows of them.
+template <class Weight, int kRows, int kTokens, int kLines>
+void skinny_block(const LinearForwardParams& p, const float* x, float* y, std::int64_t row, const char*& ahead) {
   using Element = typename Weight::Element;
-  constexpr std::int64_t kAheadBytes = 8 << 10, kLineBytes = 64, kStepBytes = kStep * sizeof(Element);
+  constexpr std::int64_t kLineBytes = 64, kAskBytes = kLines * kStep * static_cast<std::int64_t>(sizeof(Element));
   const Element* w = static_cast<const Element*>(p.weight.data) + row * p.weight.ld;
-  const char* ahead = reinterpret_cast<const char*>(w) + kAheadBytes;
   VecF sum[kRows][kTokens][2] = {};
   const std::int64_t whole = p.k / kStep * kStep;
+  const char* ask = ahead;
   for (std::int64_t l = 0; l < whole; l += kStep) {
     VecF weights[kRows][2];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      weights[r][0] = Weight::load(w + r * p.weight.ld + l);
-      weights[r][1] = Weight::load(w + r * p.weight.ld + l + kLanes);
-      // Into L2, in the order of addresses: the hardware follows one row by itself, but neither several rows at once
-      // nor far enough when there is work to do between two lines. At 4 KiB and at 16 KiB ahead it was slower.
-      for (std::int64_t i = 0; i < kStepBytes; i += kLineBytes) __builtin_prefetch(ahead + r * kStepBytes + i, 0, 2);
+      Weight::load_two(w + r * p.weight.ld + l, weights[r]);
+      hold(weights[r][0]);
+      hold(weights[r][1]);
     }
-    ahead += kRows * kStepBytes;
+    // Into L2, in the order of addresses: the hardware follows one row by itself, but neither several rows at once
+    // nor far enough when there is work to do between two lines.
+#pragma GCC unroll 8
+    for (std::int64_t i = 0; i < kAskBytes; i += kLineBytes) __builtin_prefetch(ask + i, 0, 2);
+    ask += kAskBytes;
 #pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) {
-      const VecF first = load(x + t * p.ldx + l), second = load(x + t * p.ldx + l + kLanes);
+      VecF first = load(x + t * p.ldx + l), second = load(x + t * p.ldx + l + kLanes);
+      if constexpr (kRows > 1) {
+        hold(first);
+        hold(second);
+      }
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         sum[r][t][0] += weights[r][0] * first;
@@ -161,6 +202,7 @@ void skinny_block(const LinearForwardParams& p, const float* x, float* y, std::i
       }
     }
   }
+  ahead = ask;
   if (whole < p.k) {
     VecF spilled[kRows][kTokens][2];  // a copy, so that the sums themselves never need memory
     std::memcpy(spilled, sum, sizeof sum);
@@ -175,31 +217,57 @@ void skinny_block(const LinearForwardParams& p, const float* x, float* y, std::i
   }
 }
 
-template <class Weight, int kRows, int kTokens>
-void skinny_rows(const LinearForwardParams& p, std::int64_t token, std::int64_t begin, std::int64_t end) {
+template <class Weight, int kRows, int kTokens, int kLines>
+void skinny_rows(const LinearForwardParams& p, std::int64_t token, std::int64_t begin, std::int64_t end,
+                 const char*& ahead) {
   const float* x = p.x + token * p.ldx;
   float* y = p.y + token * p.ldy;
   std::int64_t row = begin;
-  for (; row + kRows <= end; row += kRows) skinny_block<Weight, kRows, kTokens>(p, x, y, row);
-  for (; row < end; ++row) skinny_block<Weight, 1, kTokens>(p, x, y, row);
+  for (; row + kRows <= end; row += kRows) skinny_block<Weight, kRows, kTokens, kLines>(p, x, y, row, ahead);
+  for (; row < end; ++row) skinny_block<Weight, 1, kTokens, 1>(p, x, y, row, ahead);
 }
 
-// Token by token group over a piece of rows that stays in the cache, so that memory is read once.
+// Up to kMostTokens tokens in one pass; at 4 KiB and at 16 KiB ahead it was slower.
 template <class Weight, int kRows, int kMostTokens>
-void skinny_tokens(const LinearForwardParams& p, std::int64_t begin, std::int64_t end) {
-  constexpr std::int64_t kPiece = 4 * kRows;
-  const std::int64_t step = p.m <= kMostTokens ? end - begin : kPiece;
-  for (std::int64_t row = begin; row < end; row += step) {
-    const std::int64_t last = std::min(row + step, end);
-    for (std::int64_t t = 0; t < p.m; t += kMostTokens) {
+void skinny_pass(const LinearForwardParams& p, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kAheadBytes = 8 << 10;
+  const char* ahead = static_cast<const char*>(p.weight.data) + kAheadBytes +
+                      begin * p.weight.ld * static_cast<std::int64_t>(sizeof(typename Weight::Element));
+  switch (p.m) {
+    case 1: return skinny_rows<Weight, kRows, 1, kRows>(p, 0, begin, end, ahead);
+    case 2: return skinny_rows<Weight, kRows, 2, kRows>(p, 0, begin, end, ahead);
+    case 3: return skinny_rows<Weight, kRows, std::min(3, kMostTokens), kRows>(p, 0, begin, end, ahead);
+    default: return skinny_rows<Weight, kRows, kMostTokens, kRows>(p, 0, begin, end, ahead);
+  }
+}
+
+// More tokens: group by group over a piece of rows that stays in the cache, so that memory is read once. Meanwhile the
+// rows of the next piece and 4 KiB beyond are asked for, a share in every pass, so that memory is never idle.
+template <class Weight, int kRows, int kMostTokens>
+void skinny_passes(const LinearForwardParams& p, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kPiece = 4 * kRows, kAheadBytes = 4 << 10;
+  constexpr int kFirst = kRows - kRows / 2, kLater = kRows / 2;
+  const char* weights = static_cast<const char*>(p.weight.data);
+  const std::int64_t row_bytes = p.weight.ld * static_cast<std::int64_t>(sizeof(typename Weight::Element));
+  for (std::int64_t row = begin; row < end; row += kPiece) {
+    const std::int64_t last = std::min(row + kPiece, end);
+    const char* ahead = weights + last * row_bytes + kAheadBytes;
+    skinny_rows<Weight, kRows, kMostTokens, kFirst>(p, 0, row, last, ahead);
+    for (std::int64_t t = kMostTokens; t < p.m; t += kMostTokens) {
       switch (std::min<std::int64_t>(kMostTokens, p.m - t)) {
-        case 1: skinny_rows<Weight, kRows, 1>(p, t, row, last); break;
-        case 2: skinny_rows<Weight, kRows, 2>(p, t, row, last); break;
-        case 3: skinny_rows<Weight, kRows, std::min(3, kMostTokens)>(p, t, row, last); break;
-        default: skinny_rows<Weight, kRows, kMostTokens>(p, t, row, last); break;
+        case 1: skinny_rows<Weight, kRows, 1, kLater>(p, t, row, last, ahead); break;
+        case 2: skinny_rows<Weight, kRows, 2, kLater>(p, t, row, last, ahead); break;
+        case 3: skinny_rows<Weight, kRows, std::min(3, kMostTokens), kLater>(p, t, row, last, ahead); break;
+        default: skinny_rows<Weight, kRows, kMostTokens, kLater>(p, t, row, last, ahead); break;
       }
     }
   }
+}
+
+template <class Weight, int kRows, int kMostTokens>
+void skinny_tokens(const LinearForwardParams& p, std::int64_t begin, std::int64_t end) {
+  p.m <= kMostTokens ? skinny_pass<Weight, kRows, kMostTokens>(p, begin, end)
+                     : skinny_passes<Weight, kRows, kMostTokens>(p, begin, end);
 }
 
 }  // namespace
@@ -216,6 +284,17 @@ void skinny_forward(const LinearForwardParams& p, std::int64_t begin, std::int64
     else
       skinny_tokens<Weight, 3, kTokensOfThreeRows>(p, begin, end);
   });
+}
+
+void split_pairs(const float* x, std::int64_t n, float* to) {
+  std::int64_t i = 0;
+  for (; i + kStep <= n; i += kStep) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      to[i + lane] = x[i + 2 * lane];
+      to[i + kLanes + lane] = x[i + 2 * lane + 1];
+    }
+  }
+  std::copy(x + i, x + n, to + i);
 }
 
 void widen(const void* from, DType dtype, bool round_bf16, float* to, std::int64_t n) {

@@ -7,9 +7,12 @@
 
 namespace coluber::cpu {
 
-// Outputs [begin, end) of a product of at most kSkinnyRows tokens, whose x is rounded already when p.bf16. Every output
-// is one sum over k, kLanes partial sums wide, whatever the number of tokens: batch invariant.
+// Outputs [begin, end) of a product of at most kSkinnyRows tokens, whose x is rounded already when p.bf16, and whose
+// rows are laid out by split_pairs when weights are bf16. Every output is one sum over k, kLanes partial sums wide,
+// whatever the number of tokens: batch invariant.
 COLUBER_DECLARE_PER_ISA(void, skinny_forward, (const LinearForwardParams& p, std::int64_t begin, std::int64_t end))
+// A row of x, its elements in the order in which pairs of bf16 weights are taken apart.
+COLUBER_DECLARE_PER_ISA(void, split_pairs, (const float* x, std::int64_t n, float* to))
 
 // n weights as f32, rounded to bf16 on the way when asked.
 COLUBER_DECLARE_PER_ISA(void, widen, (const void* from, DType dtype, bool round_bf16, float* to, std::int64_t n))
