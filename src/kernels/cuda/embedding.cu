@@ -64,56 +64,61 @@ struct SortedTokens {
   float* partial;  // (chunks, 2, m): what a chunk has of an id that came before it, and of one that goes on after it
 };
 
-template <int N, class T>
-__device__ void write_sum(const EmbeddingGradParams<T, float>& p, const SortedTokens& s, std::int64_t chunk,
-                          std::int64_t key, std::int64_t c, bool from_before, bool goes_on, float (&sum)[N]) {
-  if (key >= p.v) return;
-  if (from_before || goes_on) {  // a chunk that is all one id of a longer run counts as `from_before`
-    store_floats(s.partial + (chunk * 2 + (from_before ? 0 : 1)) * p.m + c, sum);
-    return;
-  }
-  float* row = p.grad_table.ptr(key) + c;
-  float before[N];
-  load_floats(row, before);
-#pragma unroll
-  for (int k = 0; k < N; ++k) sum[k] += before[k];
-  store_floats(row, sum);
-}
+// Sorted tokens `first` and on: their keys with a neighbour on either side.
+struct Chunk {
+  std::uint32_t keys[kChunk + 2], tokens[kChunk];
 
+  __device__ std::uint32_t key(int i) const { return keys[i + 1]; }
+  __device__ bool is_last(int i) const { return keys[i + 2] != keys[i + 1]; }  // of its id's run
+  __device__ bool from_before(int i) const { return keys[i + 1] == keys[0]; }  // the run began in another chunk
+};
+
+// The rows of the table are read along with the gradients, not when their sum is ready: one wait less for each id.
 template <int N, class T>
 __global__ void __launch_bounds__(kThreads) embedding_bwd_chunks(EmbeddingGradParams<T, float> p, SortedTokens s) {
-  __shared__ std::uint32_t keys[kChunk + 2], tokens[kChunk];  // with the neighbours' keys
-  const std::int64_t chunk = blockIdx.x, first = chunk * kChunk;
+  __shared__ Chunk chunk;
+  const std::int64_t first = blockIdx.x * std::int64_t{kChunk};
   const int count = static_cast<int>(min(p.tok - first, std::int64_t{kChunk}));
   constexpr std::uint32_t kNone = ~0u;
   for (int i = threadIdx.x; i < kChunk + 2; i += blockDim.x) {
     const std::int64_t at = first + i - 1;
-    keys[i] = at >= 0 && at < p.tok ? s.keys[at] : kNone;
-    if (i < count) tokens[i] = s.tokens[first + i];
+    chunk.keys[i] = at >= 0 && at < p.tok ? s.keys[at] : kNone;
+    if (i < count) chunk.tokens[i] = s.tokens[first + i];
   }
   __syncthreads();
   const std::int64_t c = (blockIdx.y * std::int64_t{blockDim.x} + threadIdx.x) * N;
   if (c >= p.m) return;
   float sum[N] = {};
-  bool from_before = keys[0] == keys[1];
   constexpr int kAhead = 4;  // rows under way
   for (int base = 0; base < count; base += kAhead) {
     Raw<T, N> rows[kAhead];
+    float table[kAhead][N];
+    bool whole[kAhead];  // the last of a run that is all in this chunk
 #pragma unroll
-    for (int k = 0; k < kAhead; ++k)
-      if (base + k < count) rows[k] = load_raw<N>(p.grad_y.ptr(static_cast<std::int64_t>(tokens[base + k])) + c);
+    for (int k = 0; k < kAhead; ++k) {
+      const int i = base + k;
+      whole[k] = i < count && chunk.is_last(i) && !chunk.from_before(i) && chunk.key(i) < p.v;
+      if (i < count) rows[k] = load_raw<N>(p.grad_y.ptr(static_cast<std::int64_t>(chunk.tokens[i])) + c);
+      if (whole[k]) load_floats(p.grad_table.ptr(static_cast<std::int64_t>(chunk.key(i))) + c, table[k]);
+    }
 #pragma unroll
     for (int k = 0; k < kAhead; ++k) {
       const int i = base + k;
       if (i >= count) break;
+      float row[N];
+      widen(rows[k], row);
 #pragma unroll
-      for (int n = 0; n < N; ++n) sum[n] += to_float(rows[k].values[n]);
-      const bool ends = keys[i + 2] != keys[i + 1];
-      if (!ends && i + 1 < count) continue;
-      write_sum<N>(p, s, chunk, keys[i + 1], c, from_before, !ends, sum);
+      for (int n = 0; n < N; ++n) sum[n] += row[n];
+      if (!chunk.is_last(i) && i + 1 < count) continue;
+      if (whole[k]) {
+#pragma unroll
+        for (int n = 0; n < N; ++n) sum[n] += table[k][n];
+        store_floats(p.grad_table.ptr(static_cast<std::int64_t>(chunk.key(i))) + c, sum);
+      } else if (chunk.key(i) < p.v) {  // a chunk that is all one id of a longer run counts as `from_before`
+        store_floats(s.partial + (blockIdx.x * std::int64_t{2} + (chunk.from_before(i) ? 0 : 1)) * p.m + c, sum);
+      }
 #pragma unroll
       for (int n = 0; n < N; ++n) sum[n] = 0;
-      from_before = false;
     }
   }
 }

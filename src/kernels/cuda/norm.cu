@@ -229,9 +229,9 @@ __global__ void __launch_bounds__(kBackwardWarps * 32)
   const int group = static_cast<int>(p.group), slot = share.first_warp / warps;
   for (int plane = 0; plane < (kBias ? 2 : 1); ++plane) {
     __syncthreads();
-    if (mine && plane == 0) store_floats(gradients + slot * group + share.channel(0), grad_weight);
+    if (mine && plane == 0) store_shared(gradients + slot * group + share.channel(0), grad_weight);
     if constexpr (kBias)
-      if (mine && plane == 1) store_floats(gradients + slot * group + share.channel(0), grad_bias);
+      if (mine && plane == 1) store_shared(gradients + slot * group + share.channel(0), grad_bias);
     __syncthreads();
     for (int i = threadIdx.x; i < group; i += blockDim.x) {
       float sum = gradients[i];

@@ -74,12 +74,12 @@ __device__ __forceinline__ std::uint32_t packed(float first, float second) {
   return out;
 }
 
-// N numbers as one store (of at most 16 bytes). Words are named one by one: given a struct to copy, the compiler stores
-// every word for itself.
+// N numbers to global memory as one store (of at most 16 bytes) for certain: left to itself, the compiler now and then
+// splits a store into its words, which doubles what the L2 cache is asked for.
 template <int N, class T>
 __device__ __forceinline__ void store_floats(T* p, const float (&in)[N]) {
   constexpr int kBytes = N * static_cast<int>(sizeof(T)), kWords = kBytes / 4;
-  if constexpr (kBytes % 8 != 0) {
+  if constexpr (kBytes % 8 != 0) {  // 2 or 4 bytes
     Raw<T, N> out;
 #pragma unroll
     for (int i = 0; i < N; ++i) out.values[i] = from_float<T>(in[i]);
@@ -94,13 +94,22 @@ __device__ __forceinline__ void store_floats(T* p, const float (&in)[N]) {
         w[i] = __float_as_uint(in[i]);
     }
     if constexpr (kBytes == 8) {
-      *reinterpret_cast<uint2*>(p) = make_uint2(w[0], w[1]);
+      asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(p), "r"(w[0]), "r"(w[1]) : "memory");
     } else {
+      static_assert(kBytes % 16 == 0);
 #pragma unroll
       for (int i = 0; i < kWords; i += 4)
-        reinterpret_cast<uint4*>(p)[i / 4] = make_uint4(w[i], w[i + 1], w[i + 2], w[i + 3]);
+        asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(reinterpret_cast<uint4*>(p) + i / 4), "r"(w[i]),
+                     "r"(w[i + 1]), "r"(w[i + 2]), "r"(w[i + 3])
+                     : "memory");
     }
   }
+}
+
+template <int N>
+__device__ __forceinline__ void store_shared(float* p, const float (&in)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) p[i] = in[i];
 }
 
 }  // namespace coluber::cuda
