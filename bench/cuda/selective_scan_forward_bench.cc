@@ -3,68 +3,17 @@
 // floors: the bytes that must move once at the rate of a device-to-device copy, and 19 exponentials, logarithms and
 // reciprocals a token and channel (16 decays, softplus 2, gate 2, less 1 for those by polynomial) at 16 a clock and
 // multiprocessor. One JSON line a case follows each line for people.
-#include <cuda_runtime.h>
-
-#include <algorithm>
-#include <cstdio>
-#include <functional>
 #include <string>
-#include <vector>
 
-#include "core/cuda.h"
-#include "core/cuda/check.h"
-#include "core/rng.h"
+#include "bench/cuda/scan_bench.h"
 #include "kernels/selective_scan.h"
-#include "ops/op_check.h"
 
-namespace coluber {
+namespace coluber::bench {
 namespace {
 
 using ops::view_of;
-constexpr Device kGpu{DeviceType::kCuda, 0};
-constexpr int kRounds = 7;
 constexpr std::int64_t kStates = 16;
 constexpr std::int64_t kBeyondCache = 256 << 20;  // bytes of states that steps rotate through
-
-// Uniform in [low, high); a tile of a million numbers, over and over.
-Tensor numbers(const Shape& shape, DType dtype, double low, double high) {
-  const std::int64_t count = std::min<std::int64_t>(shape.numel(), 1 << 20);
-  const Tensor tile = Tensor::empty({count}, DType::kF32), to = Tensor::empty(shape, dtype, kGpu);
-  for (std::int64_t i = 0; i < count; ++i)
-    tile.data<float>()[i] = static_cast<float>(low + (high - low) * Rng(1, 2).uniform(static_cast<std::uint64_t>(i)));
-  const Tensor from = tile.to(dtype).to(kGpu);
-  for (std::int64_t done = 0; done < to.size_bytes(); done += from.size_bytes()) {
-    cuda::copy_bytes(static_cast<std::byte*>(to.raw()) + done, kGpu, from.raw(), kGpu,
-                     std::min(from.size_bytes(), to.size_bytes() - done));
-  }
-  return to;
-}
-
-class Timer {
- public:
-  Timer() {
-    cuda::check(cudaEventCreate(&start_), "event");
-    cuda::check(cudaEventCreate(&stop_), "event");
-  }
-  double milliseconds_of(const std::function<void()>& launch, int launches) const {
-    cudaStream_t stream = cuda::handle_of(cuda::current_stream(0));
-    std::vector<float> rounds;
-    for (int round = 0; round <= kRounds; ++round) {  // the first warms up
-      cuda::check(cudaEventRecord(start_, stream), "event");
-      for (int i = 0; i < launches; ++i) launch();
-      cuda::check(cudaEventRecord(stop_, stream), "event");
-      cuda::check(cudaEventSynchronize(stop_), "event");
-      float ms = 0;
-      cuda::check(cudaEventElapsedTime(&ms, start_, stop_), "event");
-      if (round > 0) rounds.push_back(ms / static_cast<float>(launches));
-    }
-    std::sort(rounds.begin(), rounds.end());
-    return rounds[kRounds / 2];
-  }
-
- private:
-  cudaEvent_t start_ = nullptr, stop_ = nullptr;
-};
 
 struct Case {
   std::int64_t b, d, l;
@@ -77,25 +26,6 @@ struct Case {
            dtype + " b" + std::to_string(b) + " d" + std::to_string(d) + " l" + std::to_string(l);
   }
 };
-
-struct Roofs {
-  double bytes_per_ms, exponentials_per_ms;
-};
-
-Roofs measured_roofs(const Timer& timer) {
-  constexpr std::int64_t kHalf = 1 << 30;
-  const Tensor from = Tensor::empty({kHalf}, DType::kU8, kGpu), to = Tensor::empty({kHalf}, DType::kU8, kGpu);
-  auto copy = [&] { cuda::copy_bytes(to.raw(), kGpu, from.raw(), kGpu, kHalf); };
-  cudaDeviceProp properties;
-  int clock_khz = 0;
-  cuda::check(cudaGetDeviceProperties(&properties, 0), "properties");
-  cuda::check(cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, 0), "clock rate");
-  const Roofs roofs{2.0 * kHalf / timer.milliseconds_of(copy, 4), 16.0 * properties.multiProcessorCount * clock_khz};
-  std::printf("%s, %d multiprocessors: copies at %.0f GB/s, %.2f exponentials a ns at %d MHz\n", properties.name,
-              properties.multiProcessorCount, roofs.bytes_per_ms * 1e-6, roofs.exponentials_per_ms * 1e-6,
-              clock_khz / 1000);
-  return roofs;
-}
 
 template <class T>
 void run(const Timer& timer, const Roofs& roofs, const Case& c, const std::string& name) {
@@ -144,7 +74,7 @@ void run(const Timer& timer, const Roofs& roofs, const Case& c, const std::strin
               compute);
 }
 
-int bench(const char* filter) {
+int all(const char* filter) {
   const Timer timer;
   const Roofs roofs = measured_roofs(timer);
   std::vector<Case> cases{{8, 2048, 2048},   {8, 5120, 2048},       {1, 2048, 65536}, {1, 5120, 2048}, {64, 1536, 512},
@@ -158,8 +88,8 @@ int bench(const char* filter) {
 }
 
 }  // namespace
-}  // namespace coluber
+}  // namespace coluber::bench
 
 int main(int argc, char** argv) {
-  return coluber::bench(argc > 1 ? argv[1] : "");
+  return coluber::bench::all(argc > 1 ? argv[1] : "");
 }

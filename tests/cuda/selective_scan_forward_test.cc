@@ -5,98 +5,15 @@
 #include <cstring>
 #include <vector>
 
-#include "kernels/reference/selective_scan.h"
-#include "kernels/selective_scan.h"
-#include "tests/cuda/kernel_test.h"
+#include "tests/cuda/selective_scan_cases.h"
 
 namespace coluber::testing {
 namespace {
 
 constexpr double kRoundings = 400;
 
-struct Case {
-  const char* name;
-  std::int64_t b = 2, l = 77, d = 96, n = 16, groups_B = 1, groups_C = 1;
-  bool complex = false, constant_B = false, constant_C = false, bare = false, reverse = false;
-  bool state = false, in_place = false, resets = false, checkpoints = false;
-  std::vector<std::int64_t> borders = {};  // of packed sequences
-  std::int64_t wide = 0;                   // u, dt and z are slices of rows this wide
-
-  std::int64_t width() const { return complex ? 2 * n : n; }
-};
-
-struct Inputs {
-  Numbers u, dt, z, A, B, C, D, dt_bias, state_in;
-  Tensor resets, device_resets, device_sequences;
-  std::vector<SequenceRange> sequences;
-
-  std::int64_t slots() const { return static_cast<std::int64_t>(sequences.size()); }
-};
-
-Numbers shifted(const Shape& shape, DType dtype, std::uint64_t seed, double scale, double offset, bool negative) {
-  Tensor t = random_tensor(shape, DType::kF64, seed, scale);
-  for (std::int64_t i = 0; i < t.numel(); ++i) {
-    double& x = t.data<double>()[i];
-    x = negative ? -0.05 - std::abs(x) : x + offset;
-  }
-  return numbers_of(t, dtype);
-}
-
-template <class T>
-Inputs inputs_of(const Case& c) {
-  constexpr DType kT = dtype_of<T>::value, kF = DType::kF32;
-  Inputs in;
-  const Shape rows{c.b, c.l, std::max(c.wide, c.d)};
-  auto sliced = [&](const Numbers& x) { return Numbers{x.exact.slice(2, 0, c.d), x.device.slice(2, 0, c.d)}; };
-  in.u = sliced(random_numbers(rows, kT, 1));
-  in.dt = sliced(c.bare ? shifted(rows, kT, 2, 0.02, 0.1, false) : shifted(rows, kT, 2, 2, -2, false));
-  if (!c.bare) in.z = sliced(random_numbers(rows, kT, 3));
-  in.A = shifted({c.d, c.width()}, kF, 4, 2, 0, true);
-  in.B = random_numbers(c.constant_B ? Shape{c.d, c.width()} : Shape{c.b, c.l, c.groups_B, c.width()}, kT, 5);
-  in.C = random_numbers(c.constant_C ? Shape{c.d, c.width()} : Shape{c.b, c.l, c.groups_C, c.width()}, kT, 6);
-  if (!c.bare) in.D = random_numbers({c.d}, kF, 7);
-  if (!c.bare) in.dt_bias = random_numbers({c.d}, kF, 8, 0.5);
-  for (std::size_t i = 0; i + 1 < c.borders.size(); ++i) in.sequences.push_back({0, c.borders[i], c.borders[i + 1]});
-  for (std::int64_t i = 0; c.borders.empty() && i < c.b; ++i) in.sequences.push_back({i, 0, c.l});
-  if (!c.borders.empty())
-    in.device_sequences = Tensor::from_memory(in.sequences.data(), {3 * in.slots()}, DType::kI64).to(kGpu);
-  if (c.state) in.state_in = random_numbers({in.slots(), c.d, c.width()}, kF, 9);
-  if (c.resets) {
-    in.resets = Tensor::zeros({c.b, c.l}, DType::kU8);
-    for (std::int64_t i = 0; i < c.b * c.l; ++i)
-      if (Rng(10, 0).uniform(static_cast<std::uint64_t>(i)) < 0.03) in.resets.data<std::uint8_t>()[i] = 1;
-    in.device_resets = in.resets.to(kGpu);
-  }
-  return in;
-}
-
-// Common to both: `pick` gives the one or the other tensor of Numbers.
-template <class Params, class Pick>
-void fill(Params& p, const Case& c, const Inputs& in, Pick&& pick) {
-  using T = std::remove_const_t<std::remove_pointer_t<decltype(p.u.data)>>;
-  using P = std::remove_const_t<std::remove_pointer_t<decltype(p.D)>>;
-  p.d = c.d;
-  p.n = c.n;
-  p.is_complex = c.complex;
-  p.dt_softplus = !c.bare;
-  p.reverse = c.reverse;
-  p.u = view_of<const T, 3>(pick(in.u));
-  p.dt = view_of<const T, 3>(pick(in.dt));
-  p.z = view_of<const T, 3>(pick(in.z));
-  p.A = view_of<const P, 2>(pick(in.A));
-  auto coefficients = [&](const Numbers& x, bool constant) {
-    const Tensor t = pick(x);
-    return view_of<const T, 4>(constant ? t.with_strides({c.b, c.l, c.d, c.width()}, {0, 0, c.width(), 1}) : t);
-  };
-  p.B = coefficients(in.B, c.constant_B);
-  p.C = coefficients(in.C, c.constant_C);
-  p.B_is_constant = c.constant_B;
-  p.C_is_constant = c.constant_C;
-  if (in.D) p.D = pick(in.D).template data<P>();
-  if (in.dt_bias) p.dt_bias = pick(in.dt_bias).template data<P>();
-  p.num_sequences = in.slots();
-  p.state_in = view_of<const P, 3>(pick(in.state_in));
-}
+using Case = ScanCase;
+using Inputs = ScanInputs;
 
 struct Results {
   Tensor y, state;

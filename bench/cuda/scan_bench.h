@@ -1,0 +1,80 @@
+// What the benchmarks of selective_scan on a GPU share: inputs, times, and what the machine can do at most.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <vector>
+
+#include "core/cuda.h"
+#include "core/cuda/check.h"
+#include "core/rng.h"
+#include "ops/op_check.h"
+
+namespace coluber::bench {
+
+inline constexpr Device kGpu{DeviceType::kCuda, 0};
+inline constexpr int kRounds = 7;
+
+// Uniform in [low, high); a tile of a million numbers, over and over.
+inline Tensor numbers(const Shape& shape, DType dtype, double low, double high) {
+  const std::int64_t count = std::min<std::int64_t>(shape.numel(), 1 << 20);
+  const Tensor tile = Tensor::empty({count}, DType::kF32), to = Tensor::empty(shape, dtype, kGpu);
+  for (std::int64_t i = 0; i < count; ++i)
+    tile.data<float>()[i] = static_cast<float>(low + (high - low) * Rng(1, 2).uniform(static_cast<std::uint64_t>(i)));
+  const Tensor from = tile.to(dtype).to(kGpu);
+  for (std::int64_t done = 0; done < to.size_bytes(); done += from.size_bytes()) {
+    cuda::copy_bytes(static_cast<std::byte*>(to.raw()) + done, kGpu, from.raw(), kGpu,
+                     std::min(from.size_bytes(), to.size_bytes() - done));
+  }
+  return to;
+}
+
+class Timer {
+ public:
+  Timer() {
+    cuda::check(cudaEventCreate(&start_), "event");
+    cuda::check(cudaEventCreate(&stop_), "event");
+  }
+  double milliseconds_of(const std::function<void()>& launch, int launches) const {
+    cudaStream_t stream = cuda::handle_of(cuda::current_stream(0));
+    std::vector<float> rounds;
+    for (int round = 0; round <= kRounds; ++round) {  // the first warms up
+      cuda::check(cudaEventRecord(start_, stream), "event");
+      for (int i = 0; i < launches; ++i) launch();
+      cuda::check(cudaEventRecord(stop_, stream), "event");
+      cuda::check(cudaEventSynchronize(stop_), "event");
+      float ms = 0;
+      cuda::check(cudaEventElapsedTime(&ms, start_, stop_), "event");
+      if (round > 0) rounds.push_back(ms / static_cast<float>(launches));
+    }
+    std::sort(rounds.begin(), rounds.end());
+    return rounds[kRounds / 2];
+  }
+
+ private:
+  cudaEvent_t start_ = nullptr, stop_ = nullptr;
+};
+
+struct Roofs {
+  double bytes_per_ms, exponentials_per_ms;
+};
+
+inline Roofs measured_roofs(const Timer& timer) {
+  constexpr std::int64_t kHalf = 1 << 30;
+  const Tensor from = Tensor::empty({kHalf}, DType::kU8, kGpu), to = Tensor::empty({kHalf}, DType::kU8, kGpu);
+  auto copy = [&] { cuda::copy_bytes(to.raw(), kGpu, from.raw(), kGpu, kHalf); };
+  cudaDeviceProp properties;
+  int clock_khz = 0;
+  cuda::check(cudaGetDeviceProperties(&properties, 0), "properties");
+  cuda::check(cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, 0), "clock rate");
+  const Roofs roofs{2.0 * kHalf / timer.milliseconds_of(copy, 4), 16.0 * properties.multiProcessorCount * clock_khz};
+  std::printf("%s, %d multiprocessors: copies at %.0f GB/s, %.2f exponentials a ns at %d MHz\n", properties.name,
+              properties.multiProcessorCount, roofs.bytes_per_ms * 1e-6, roofs.exponentials_per_ms * 1e-6,
+              clock_khz / 1000);
+  return roofs;
+}
+
+}  // namespace coluber::bench

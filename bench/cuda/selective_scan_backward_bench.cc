@@ -1,0 +1,97 @@
+// cuda_selective_scan_backward_bench [filter]: backward of selective_scan with softplus, D, z, 16 real states and
+// shared B, C at published shapes, with checkpoints and without (then the time has the forward that makes them). Times
+// are medians of rounds of launches. Beside them two floors: the bytes that must move once (u, dt, z and their
+// gradients, the gradient of y, checkpoints) at the rate of a device-to-device copy, and 19 exponentials, logarithms
+// and reciprocals a token and channel at 16 a clock and multiprocessor. One JSON line a case follows each line for
+// people.
+#include <string>
+
+#include "bench/cuda/scan_bench.h"
+#include "kernels/selective_scan.h"
+
+namespace coluber::bench {
+namespace {
+
+constexpr std::int64_t kStates = 16;
+
+struct Case {
+  std::int64_t b, d, l;
+  bool checkpoints = true;
+
+  std::string name(const char* dtype) const {
+    return std::string(checkpoints ? "backward " : "backward without checkpoints ") + dtype + " b" + std::to_string(b) +
+           " d" + std::to_string(d) + " l" + std::to_string(l);
+  }
+};
+
+template <class T>
+void run(const Timer& timer, const Roofs& roofs, const Case& c, const std::string& name) {
+  constexpr DType kT = dtype_of<T>::value, kF = DType::kF32;
+  const Shape rows{c.b, c.l, c.d}, coefficients{c.b, c.l, 1, kStates};
+  const Tensor u = numbers(rows, kT, -1, 1), dt = numbers(rows, kT, -4, 0), z = numbers(rows, kT, -2, 2);
+  const Tensor B = numbers(coefficients, kT, -1, 1), C = numbers(coefficients, kT, -1, 1);
+  const Tensor A = numbers({c.d, kStates}, kF, -16, -1), D = numbers({c.d}, kF, -1, 1);
+  const Tensor bias = numbers({c.d}, kF, -2, 0), grad_y = numbers(rows, kT, -1, 1);
+  const Tensor y = Tensor::empty(rows, kT, kGpu);
+  const Tensor du = Tensor::empty(rows, kT, kGpu), ddt = Tensor::empty(rows, kT, kGpu);
+  const Tensor dz = Tensor::empty(rows, kT, kGpu), dA = Tensor::empty({c.d, kStates}, kF, kGpu);
+  const Tensor dB = Tensor::empty(coefficients, kT, kGpu), dC = Tensor::empty(coefficients, kT, kGpu);
+  const Tensor dD = Tensor::empty({c.d}, kF, kGpu), dbias = Tensor::empty({c.d}, kF, kGpu);
+  SelectiveScanParams<T, float> p;
+  p.d = c.d;
+  p.n = kStates;
+  p.dt_softplus = true;
+  p.u = ops::view_of<const T, 3>(u);
+  p.dt = ops::view_of<const T, 3>(dt);
+  p.z = ops::view_of<const T, 3>(z);
+  p.A = ops::view_of<const float, 2>(A);
+  p.B = ops::view_of<const T, 4>(B);
+  p.C = ops::view_of<const T, 4>(C);
+  p.D = D.data<float>();
+  p.dt_bias = bias.data<float>();
+  p.y = ops::view_of<T, 3>(y);
+  SelectiveScanGradParams<T, float> g;
+  g.grad_y = ops::view_of<const T, 3>(grad_y);
+  g.grad_u = ops::view_of<T, 3>(du);
+  g.grad_dt = ops::view_of<T, 3>(ddt);
+  g.grad_z = ops::view_of<T, 3>(dz);
+  g.grad_A = ops::view_of<float, 2>(dA);
+  g.grad_B = ops::view_of<T, 4>(dB);
+  g.grad_C = ops::view_of<T, 4>(dC);
+  g.grad_D = dD.data<float>();
+  g.grad_dt_bias = dbias.data<float>();
+  const cuda::Stream stream = cuda::current_stream(0);
+  Tensor checkpoints;
+  if (c.checkpoints) {
+    checkpoints = Tensor::empty({cuda::selective_scan_checkpoint_elems(stream, p)}, kF, kGpu);
+    cuda::selective_scan_forward(stream, p, checkpoints.data<float>());
+  }
+  const double ms = timer.milliseconds_of(
+      [&] { cuda::selective_scan_backward(stream, p, c.checkpoints ? checkpoints.data<float>() : nullptr, g); }, 20);
+  const auto elems = static_cast<double>(rows.numel());
+  const double bytes = elems * 7 * sizeof(T) + 2 * static_cast<double>(B.size_bytes() + C.size_bytes()) +
+                       static_cast<double>(c.checkpoints ? checkpoints.size_bytes() : 0);
+  const double move = bytes / roofs.bytes_per_ms, compute = elems * 19 / roofs.exponentials_per_ms;
+  std::printf("%-52s %9.4f ms; floors: bytes %.4f, exponentials %.4f\n", name.c_str(), ms, move, compute);
+  std::printf("{\"case\":\"%s\",\"ms\":%.5f,\"bytes_ms\":%.5f,\"exponentials_ms\":%.5f}\n", name.c_str(), ms, move,
+              compute);
+}
+
+int all(const char* filter) {
+  const Timer timer;
+  const Roofs roofs = measured_roofs(timer);
+  const std::vector<Case> cases{{8, 2048, 2048}, {8, 5120, 2048},   {1, 2048, 65536},      {1, 5120, 2048},
+                                {64, 1536, 512}, {1, 1536, 262144}, {8, 2048, 2048, false}};
+  for (const Case& c : cases) {
+    if (c.name("bf16").find(filter) != std::string::npos) run<bfloat16>(timer, roofs, c, c.name("bf16"));
+    if (c.name("f32").find(filter) != std::string::npos) run<float>(timer, roofs, c, c.name("f32"));
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace coluber::bench
+
+int main(int argc, char** argv) {
+  return coluber::bench::all(argc > 1 ? argv[1] : "");
+}
