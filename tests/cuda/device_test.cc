@@ -52,6 +52,24 @@ TEST_F(CudaTensor, CopiesAnyLayout) {
   EXPECT_TRUE(same_bits(from_cpu.slice(3, 2, 5).to(kCpuDevice).contiguous(), t));
 }
 
+// Rows of 16-byte pieces, and rows that nearly are.
+TEST_F(CudaTensor, CopiesRowsInPieces) {
+  for (const DType dtype : {DType::kBF16, DType::kF32, DType::kU8}) {
+    for (const std::int64_t width : {64, 48, 50}) {
+      for (const std::int64_t begin : {0, 16, 3}) {
+        const Tensor t = random_tensor({5, 7, width}, DType::kF64, 9, 50).to(dtype);
+        const Tensor wide = Tensor::zeros({5, 7, 128}, dtype), on_device = wide.to(kGpu);
+        wide.slice(2, begin, begin + width).copy_from(t);
+        on_device.slice(2, begin, begin + width).copy_from(on_gpu(t));
+        EXPECT_TRUE(same_bits(on_device.to(kCpuDevice), wide)) << dtype_name(dtype) << " " << width << " " << begin;
+        const Tensor back = on_device.slice(2, begin, begin + width).transpose(0, 1).contiguous();
+        EXPECT_TRUE(same_bits(back.to(kCpuDevice), t.transpose(0, 1).contiguous()))
+            << dtype_name(dtype) << " " << width;
+      }
+    }
+  }
+}
+
 TEST_F(CudaTensor, FillsAndSingleElements) {
   const Tensor t = Tensor::full({5, 4}, 1.5, DType::kF16, kGpu);
   t.select(1, 2).fill(-3);
