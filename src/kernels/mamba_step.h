@@ -6,7 +6,7 @@
 //   dt_scan         dt = softplus(W_dt dt + dt_bias); h = exp(dt A) h + dt B u; y = (C h + D u) silu(z)
 //   matmul_skinny   out = y W_out^T + b_out (kernels/matmul.h)
 //
-// Over more rows than 8 products go to the matrix library, and dt_scan alone of these is left: six kernels.
+// Where sizes do not fit the first or the second, ops/mamba_step.cc takes norm, convolution and products one by one.
 //
 // Bound by reading the weights once. Each kernel may start while the one before still runs: it asks for its first
 // weights before it waits for its input. The numbers are those of modules/mamba.cc step by step, roundings to the
