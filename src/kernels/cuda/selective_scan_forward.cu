@@ -124,32 +124,37 @@ __global__ void __launch_bounds__(kThreads)
 // by 16 bytes. `quads` (a power of two up to 32) neighbouring lanes have one channel.
 template <class T>
 __global__ void __launch_bounds__(kStepThreads)
-    selective_scan_step_rows(const __grid_constant__ SelectiveScanParams<T, float> p, int quads) {
-  const std::int64_t total = p.u.shape[0] * p.d * quads;
-  const std::int64_t wanted = blockIdx.x * std::int64_t{kStepThreads} + threadIdx.x;
-  const std::int64_t i = min(wanted, total - 1), channel = i / quads, n = (i - channel * quads) * 4;
-  const std::int64_t slot = channel / p.d, c = channel - slot * p.d;
-  const bool fresh = !p.state_in || (p.resets && p.resets(slot, 0) != 0);
-  float h[4] = {}, A[4], B[4], C[4];
-  if (!fresh) load_floats(p.state_in.ptr(slot, c, n), h);
+    selective_scan_step_rows(const __grid_constant__ SelectiveScanParams<T, float> p, int quads_log2) {
+  const unsigned wanted = blockIdx.x * kStepThreads + threadIdx.x;
+  const unsigned c = min(wanted >> quads_log2, static_cast<unsigned>(p.d) - 1), quads = 1u << quads_log2;
+  const bool valid = wanted >> quads_log2 < p.d;
+  const unsigned n = (wanted & (quads - 1)) * 4;
+  auto group = [&](std::int64_t groups) { return groups == 1 ? 0u : c / static_cast<unsigned>(p.d / groups); };
+  const unsigned group_B = group(p.B.shape[2]), group_C = group(p.C.shape[2]);
+  float A[4];
   load_floats(p.A.ptr(c, n), A);
-  load_floats(p.B.ptr(slot, 0, c / (p.d / p.B.shape[2]), n), B);
-  load_floats(p.C.ptr(slot, 0, c / (p.d / p.C.shape[2]), n), C);
-  const float u = to_float(p.u(slot, 0, c));
-  const float z = p.z ? to_float(p.z(slot, 0, c)) : 0.0f;
-  const float raw = to_float(p.dt(slot, 0, c)) + (p.dt_bias != nullptr ? p.dt_bias[c] : 0.0f);
-  const float dt = scan_step_size<T>(raw, p.dt_softplus), x = dt * u;
-  float y = 0;
+  const float bias = p.dt_bias != nullptr ? p.dt_bias[c] : 0.0f, D = p.D != nullptr ? p.D[c] : 0.0f;
+  for (std::int64_t slot = blockIdx.y; slot < p.u.shape[0]; slot += gridDim.y) {
+    const bool fresh = !p.state_in || (p.resets && p.resets(slot, 0) != 0);
+    float h[4] = {}, B[4], C[4];
+    if (!fresh) load_floats(p.state_in.ptr(slot, c, n), h);
+    load_floats(p.B.ptr(slot, 0, group_B, n), B);
+    load_floats(p.C.ptr(slot, 0, group_C, n), C);
+    const float u = to_float(p.u(slot, 0, c));
+    const float z = p.z ? to_float(p.z(slot, 0, c)) : 0.0f;
+    const float dt = scan_step_size<T>(to_float(p.dt(slot, 0, c)) + bias, p.dt_softplus), x = dt * u;
+    float y = 0;
 #pragma unroll
-  for (int k = 0; k < 4; ++k) {
-    h[k] = fmaf(scan_exp2(dt * kScanLog2E * A[k]), h[k], x * B[k]);
-    y = fmaf(C[k], h[k], y);
+    for (int k = 0; k < 4; ++k) {
+      h[k] = fmaf(scan_exp2(dt * kScanLog2E * A[k]), h[k], x * B[k]);
+      y = fmaf(C[k], h[k], y);
+    }
+    if (p.state_out && valid) store_floats(p.state_out.ptr(slot, c, n), h);
+    for (unsigned other = quads / 2; other > 0; other /= 2) y += __shfl_xor_sync(~0u, y, other);
+    if (!valid || n != 0) continue;
+    y = fmaf(D, u, y);
+    p.y(slot, 0, c) = from_float<T>(p.z ? y * silu(z) : y);
   }
-  if (p.state_out && wanted < total) store_floats(p.state_out.ptr(slot, c, n), h);
-  for (int other = quads / 2; other > 0; other /= 2) y += __shfl_xor_sync(~0u, y, other);
-  if (wanted >= total || n != 0) return;
-  if (p.D != nullptr) y = fmaf(p.D[c], u, y);
-  p.y(slot, 0, c) = from_float<T>(p.z ? y * silu(z) : y);
 }
 
 // Whether all rows of a view begin at a multiple of so many bytes.
@@ -165,9 +170,10 @@ bool rows_aligned(const View<T, Rank>& view, std::int64_t bytes) {
 template <class T>
 bool step_fits(const SelectiveScanParams<T, float>& p) {
   const std::int64_t quads = p.n / 4;
-  return p.u.shape[1] == 1 && p.sequences == nullptr && !p.is_complex && p.n % 4 == 0 && quads <= 32 &&
-         (quads & (quads - 1)) == 0 && rows_aligned(p.A, 16) && rows_aligned(p.state_in, 16) &&
-         rows_aligned(p.state_out, 16) && rows_aligned(p.B, 4 * sizeof(T)) && rows_aligned(p.C, 4 * sizeof(T));
+  return p.u.shape[1] == 1 && p.sequences == nullptr && p.d < (std::int64_t{1} << 26) && !p.is_complex &&
+         p.n % 4 == 0 && quads <= 32 && (quads & (quads - 1)) == 0 && rows_aligned(p.A, 16) &&
+         rows_aligned(p.state_in, 16) && rows_aligned(p.state_out, 16) && rows_aligned(p.B, 4 * sizeof(T)) &&
+         rows_aligned(p.C, 4 * sizeof(T));
 }
 
 template <class T>
@@ -194,24 +200,27 @@ void launch_any(const Stream& stream, const SelectiveScanParams<T, float>& p, fl
 
 template <class T>
 void launch_step(const Stream& stream, const SelectiveScanParams<T, float>& p) {
-  const int quads = static_cast<int>(p.n / 4);
-  const auto grid = static_cast<unsigned>(divide_up(p.u.shape[0] * p.d * quads, kStepThreads));
-  selective_scan_step_rows<T><<<grid, kStepThreads, 0, handle_of(stream)>>>(p, quads);
+  int quads_log2 = 0;
+  while (4 << quads_log2 < p.n) ++quads_log2;
+  const dim3 grid(static_cast<unsigned>(divide_up(p.d << quads_log2, kStepThreads)),
+                  static_cast<unsigned>(std::min<std::int64_t>(p.u.shape[0], 65535)));
+  selective_scan_step_rows<T><<<grid, kStepThreads, 0, handle_of(stream)>>>(p, quads_log2);
   check_launch("selective_scan_step_rows");
 }
 
-// Time of one pass in tiles: two blocks share a multiprocessor, and one alone takes kAlone of the time of two.
+// Time of one pass in tiles: two blocks share a multiprocessor, and one alone takes kAlone of the time of two. Every
+// block fills and drains its pipeline and reads what pieces before it left, so many small pieces are slow.
 double pass_cost(std::int64_t blocks, std::int64_t tiles, std::int64_t processors) {
-  constexpr double kAlone = 0.62, kOverhead = 3;  // tiles of a launch, of filling and draining
+  constexpr double kAlone = 0.62, kFill = 3;
   const std::int64_t waves = blocks / (2 * processors), rest = blocks % (2 * processors);
   const double rest_cost = rest == 0 ? 0 : rest <= processors ? kAlone : 1;
-  return (static_cast<double>(waves) + rest_cost) * static_cast<double>(tiles) + kOverhead;
+  return (static_cast<double>(waves) + rest_cost) * (static_cast<double>(tiles) + kFill) + kFill;
 }
 
 // Pieces that sequences are cut into. At least 4 tiles a piece.
 template <class T>
 int choose_pieces(const Stream& stream, const SelectiveScanParams<T, float>& p) {
-  constexpr double kPassOne = 0.65;  // time of a tile that has no outputs
+  constexpr double kPassOne = 0.73;  // time of a tile that has no outputs
   constexpr int kMost = 32;
   const std::int64_t processors = multiprocessors(stream.device);
   const std::int64_t blocks = scan_slots(p) * divide_up(p.d, kTiledChannels);

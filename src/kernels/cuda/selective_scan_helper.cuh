@@ -1,0 +1,276 @@
+// The helper warps of selective_scan's tiled forward (selective_scan_tiled.cuh): what comes before the recurrence of a
+// tile, and what comes after. 350 instructions of a thread for its 8 channels of one token, 4 special functions each.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/common/pieces.cuh"
+#include "kernels/cuda/selective_scan_common.cuh"
+
+namespace coluber::cuda {
+
+inline constexpr int kTiledStates = 16, kTiledChannels = 64, kTileTokens = kScanChunk;
+inline constexpr int kScanWarps = 4, kTiledThreads = 2 * kScanWarps * 32;
+inline constexpr int kHelperChannels = 8;  // of a helper thread, of one token of a tile
+
+// An mbarrier: who waits sees what was written before the arrivals. Its use number i completes phase i. Unlike a
+// barrier of the block, it lets a warp that has arrived go on: helpers and scan warps may be a tile apart.
+struct Meeting {
+  std::uint64_t state;
+
+  __device__ __forceinline__ std::uint32_t address() const {
+    return static_cast<std::uint32_t>(__cvta_generic_to_shared(&state));
+  }
+  __device__ __forceinline__ void init(int arrivals) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address()), "r"(arrivals) : "memory");
+  }
+  __device__ __forceinline__ void arrive() {
+    asm volatile("{ .reg .b64 t; mbarrier.arrive.shared.b64 t, [%0]; }" ::"r"(address()) : "memory");
+  }
+  __device__ __forceinline__ void wait(int use) const {
+    asm volatile(
+        "{ .reg .pred p;\n"
+        "again_%=: mbarrier.try_wait.parity.shared.b64 p, [%0], %1;\n"
+        "@!p bra again_%=; }" ::"r"(address()),
+        "r"(use & 1)
+        : "memory");
+  }
+};
+
+struct TiledShared {
+  float4 steps[2][kTileTokens][kTiledChannels / 2];  // dt, dt u of two channels, swizzled: steps_at
+  float4 B[2][kTileTokens][kTiledStates / 4], C[2][kTileTokens][kTiledStates / 4];
+  float y[2][kTileTokens][kTiledChannels];
+  float bias[kTiledChannels], D[kTiledChannels];
+  std::uint8_t resets[2][kTileTokens];
+  Meeting ready[2], done[2];  // helpers have prepared a tile; scan warps are through with it
+};
+
+// A helper writes four neighbouring pairs, a scan thread reads one: pairs of 8 lines apart must not share banks.
+__device__ __forceinline__ int steps_at(int pair) {
+  return pair ^ (pair >> 3);
+}
+
+// Results below 2^-126 are 0: without that, a division takes five more instructions.
+__device__ __forceinline__ float fast_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// Neighbouring numbers as words: as an array of 16-bit numbers, each would be moved and widened by itself.
+template <class T, int N>
+struct Words {
+  static constexpr int kCount = N * static_cast<int>(sizeof(T)) / 4;
+  std::uint32_t of[kCount];
+};
+
+template <int N, class T>
+__device__ __forceinline__ Words<T, N> load_words(const T* p) {
+  Words<T, N> out;
+  constexpr int kCount = Words<T, N>::kCount;
+  if constexpr (kCount == 2) {
+    const uint2 w = *reinterpret_cast<const uint2*>(p);
+    out.of[0] = w.x, out.of[1] = w.y;
+  } else {
+#pragma unroll
+    for (int i = 0; i < kCount; i += 4) {
+      const uint4 w = reinterpret_cast<const uint4*>(p)[i / 4];
+      out.of[i] = w.x, out.of[i + 1] = w.y, out.of[i + 2] = w.z, out.of[i + 3] = w.w;
+    }
+  }
+  return out;
+}
+
+template <class T, int N>
+__device__ __forceinline__ void widen(const Words<T, N>& in, float (&out)[N]) {
+#pragma unroll
+  for (int i = 0; i < Words<T, N>::kCount; ++i) {
+    if constexpr (sizeof(T) == 4) {
+      out[i] = __uint_as_float(in.of[i]);
+    } else if constexpr (std::is_same_v<T, bfloat16>) {
+      out[2 * i] = __uint_as_float(in.of[i] << 16);
+      out[2 * i + 1] = __uint_as_float(in.of[i] & 0xffff0000u);
+    } else {
+      const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&in.of[i]));
+      out[2 * i] = pair.x;
+      out[2 * i + 1] = pair.y;
+    }
+  }
+}
+
+// Two numbers are rounded by one instruction.
+template <class T>
+__device__ __forceinline__ void store_packed(T* to, const float (&y)[8]) {
+  if constexpr (sizeof(T) == 4) {
+    store_floats(to, y);
+  } else {
+    std::uint32_t pairs[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if constexpr (std::is_same_v<T, bfloat16>)
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pairs[i]) : "f"(y[2 * i + 1]), "f"(y[2 * i]));
+      else
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pairs[i]) : "f"(y[2 * i + 1]), "f"(y[2 * i]));
+    }
+    *reinterpret_cast<uint4*>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+  }
+}
+
+// What a helper thread has of tensor rows: its 8 channels of one token of a tile after the other.
+template <class T>
+struct HelperRow {
+  T* at = nullptr;  // of its token in the tile that comes next
+  std::int64_t step = 0;
+
+  HelperRow() = default;
+  __device__ HelperRow(const View<T, 3>& view, const ScanSequence& q, std::int64_t token, std::int64_t c) {
+    if (!view) return;
+    at = view.ptr(q.row, token, c);
+    step = view.strides[1] * q.sign * kTileTokens;
+  }
+};
+
+template <class T, bool kStateOnly>
+class TiledHelper {
+ public:
+  __device__ TiledHelper(const SelectiveScanParams<T, float>& p, TiledShared& shared, const ScanSequence& q,
+                         std::int64_t tile, std::int64_t channel0, int thread)
+      : p_(p),
+        shared_(shared),
+        token_(thread / 8),
+        lane_(thread % 8),
+        position_(thread / 8),
+        begin_(static_cast<int>(max(q.position - tile * kTileTokens, std::int64_t{0}))),
+        end_(static_cast<int>(q.position + q.length - tile * kTileTokens)),
+        valid_(channel0 + lane_ * kHelperChannels < p.d) {
+    const std::int64_t t = q.token(tile * kTileTokens + token_ - q.position);
+    const std::int64_t c = channel0 + lane_ * kHelperChannels;
+    dt_ = HelperRow<const T>(p.dt, q, t, c);
+    u_ = HelperRow<const T>(p.u, q, t, c);
+    z_ = HelperRow<const T>(p.z, q, t, c);
+    y_ = HelperRow<T>(p.y, q, t, c);
+    if (p.resets && lane_ == 0) resets_ = p.resets.ptr(q.row, t);
+    resets_step_ = p.resets.strides[1] * q.sign * kTileTokens;
+    if (thread < kTiledChannels) {
+      const bool has = channel0 + thread < p.d;
+      shared.bias[thread] = has && p.dt_bias != nullptr ? p.dt_bias[channel0 + thread] : 0.0f;
+      shared.D[thread] = has && p.D != nullptr ? p.D[channel0 + thread] : 0.0f;
+    }
+    // Rows of B and C: 64 threads each, 4 states of one token.
+    const bool is_C = thread >= 64;
+    const auto& view = is_C ? p.C : p.B;
+    const std::int64_t group = channel0 / (p.d / view.shape[2]);
+    row_token_ = thread % 64 / 4;
+    rows_ = view.ptr(q.row, q.token(tile * kTileTokens + row_token_ - q.position), group, thread % 4 * 4);
+    rows_step_ = view.strides[1] * q.sign * kTileTokens;
+    rows_to_ = is_C ? &shared.C[0][row_token_][thread % 4] : &shared.B[0][row_token_][thread % 4];
+    rows_wanted_ = !kStateOnly || !is_C;
+  }
+
+  // Starts the loads of the tile that comes next.
+  __device__ __forceinline__ void load() {
+    const bool is_token = position_ >= begin_ && position_ < end_;
+    loaded_ = valid_ && is_token;
+    u_raw_ = {};
+    if (loaded_) {
+      dt_raw_ = load_words<kHelperChannels>(dt_.at);
+      u_raw_ = load_words<kHelperChannels>(u_.at);
+    }
+    const int row_position = position_ - token_ + row_token_;
+    rows_raw_ = {};
+    if (rows_wanted_ && row_position >= begin_ && row_position < end_) rows_raw_ = load_words<4>(rows_);
+    reset_raw_ = resets_ != nullptr && is_token && *resets_ != 0;
+    resets_ = resets_ == nullptr ? nullptr : resets_ + resets_step_;
+    dt_.at += dt_.step;
+    u_.at += u_.step;
+    rows_ += rows_step_;
+    position_ += kTileTokens;
+  }
+
+  // Step sizes of what was loaded, into one of the two buffers. Tokens that are none change nothing: dt = dt u = 0.
+  __device__ __forceinline__ void prepare(int buffer) {
+    float dt[kHelperChannels], u[kHelperChannels], bias[kHelperChannels];
+    load_floats(&shared_.bias[lane_ * kHelperChannels], bias);
+    widen(dt_raw_, dt);
+    widen(u_raw_, u);
+#pragma unroll
+    for (int i = 0; i < kHelperChannels; ++i) dt[i] += bias[i];
+    if (p_.dt_softplus) {
+#pragma unroll
+      for (int i = 0; i < kHelperChannels; ++i) dt[i] = scan_step_size<T>(dt[i], true);
+    }
+#pragma unroll
+    for (int i = 0; i < kHelperChannels; ++i) dt[i] = loaded_ ? dt[i] : 0.0f;
+#pragma unroll
+    for (int i = 0; i < kHelperChannels; i += 2)
+      shared_.steps[buffer][token_][steps_at(lane_ * 4 + i / 2)] =
+          make_float4(dt[i], u[i] * dt[i], dt[i + 1], u[i + 1] * dt[i + 1]);
+    if (rows_wanted_) {
+      float row[4];
+      widen(rows_raw_, row);
+      rows_to_[buffer * kTileTokens * (kTiledStates / 4)] = make_float4(row[0], row[1], row[2], row[3]);
+    }
+    if (lane_ == 0) shared_.resets[buffer][token_] = reset_raw_;
+    u_before_ = u_now_;
+    u_now_ = u_next_;
+    u_next_ = u_raw_;
+    output_before_ = output_now_;
+    output_now_ = output_next_;
+    output_next_ = loaded_;
+  }
+  // The next tile's turn without one.
+  __device__ __forceinline__ void prepare_none() {
+    u_before_ = u_now_;
+    u_now_ = u_next_;
+    output_before_ = output_now_;
+    output_now_ = output_next_;
+  }
+
+  // z of the tile whose outputs come at the next turn.
+  __device__ __forceinline__ void load_gate() {
+    if (z_.at == nullptr) return;
+    if (output_now_) z_raw_ = load_words<kHelperChannels>(z_.at);
+    z_.at += z_.step;
+  }
+
+  // Outputs of the tile before the one that is scanned.
+  __device__ __forceinline__ void finish(int buffer) {
+    float y[kHelperChannels], u[kHelperChannels], D[kHelperChannels];
+    load_floats(&shared_.y[buffer][token_][lane_ * kHelperChannels], y);
+    load_floats(&shared_.D[lane_ * kHelperChannels], D);
+    widen(u_before_, u);
+#pragma unroll
+    for (int i = 0; i < kHelperChannels; ++i) y[i] = fmaf(D[i], u[i], y[i]);
+    if (z_.at != nullptr) {
+      float z[kHelperChannels];
+      widen(z_raw_, z);
+#pragma unroll
+      for (int i = 0; i < kHelperChannels; ++i) y[i] *= z[i] * fast_reciprocal(1.0f + scan_exp2(-kScanLog2E * z[i]));
+    }
+    if (output_before_) store_packed(y_.at, y);
+    y_.at += y_.step;
+  }
+
+ private:
+  const SelectiveScanParams<T, float>& p_;
+  TiledShared& shared_;
+  int token_, lane_;
+  int position_, begin_, end_;  // counted from the first tile
+  bool valid_;
+  HelperRow<const T> dt_, u_, z_;
+  HelperRow<T> y_;
+  const std::uint8_t* resets_ = nullptr;
+  std::int64_t resets_step_;
+  const T* rows_;
+  std::int64_t rows_step_;
+  int row_token_;
+  float4* rows_to_;
+  bool rows_wanted_, loaded_ = false, reset_raw_ = false;
+  bool output_before_ = false, output_now_ = false, output_next_ = false;
+  Words<T, 4> rows_raw_{};
+  Words<T, kHelperChannels> dt_raw_{}, u_raw_{}, z_raw_{};
+  Words<T, kHelperChannels> u_before_{}, u_now_{}, u_next_{};
+};
+
+}  // namespace coluber::cuda
