@@ -28,12 +28,18 @@ struct Meeting {
     asm volatile("{ .reg .b64 t; mbarrier.arrive.shared.b64 t, [%0]; }" ::"r"(address()) : "memory");
   }
   __device__ __forceinline__ void wait(int use) const {
+#if __CUDA_ARCH__ >= 900  // sleeps a while before it asks again
+#define COLUBER_MBARRIER_WAIT "mbarrier.try_wait.parity"
+#else
+#define COLUBER_MBARRIER_WAIT "mbarrier.test_wait.parity"
+#endif
     asm volatile(
         "{ .reg .pred p;\n"
-        "again_%=: mbarrier.try_wait.parity.shared.b64 p, [%0], %1;\n"
+        "again_%=: " COLUBER_MBARRIER_WAIT ".shared.b64 p, [%0], %1;\n"
         "@!p bra again_%=; }" ::"r"(address()),
         "r"(use & 1)
         : "memory");
+#undef COLUBER_MBARRIER_WAIT
   }
 };
 
