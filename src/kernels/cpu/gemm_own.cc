@@ -151,6 +151,17 @@ class OwnGemm {
     std::fill_n(panel.data + units * width, (padded(depth.elems) - units) * width, 0.0f);
   }
 
+  // Some columns of the next block of k, or of as many columns after these, which the next product is likely to take:
+  // into L2, for the hardware does not look ahead in so many rows. A prompt of 512 through 1.4b: 1.1 times as fast.
+  void ask_for_columns(std::int64_t begin, std::int64_t end, Depth depth) const {
+    if (!columns_.k_contiguous) return;
+    const bool last = depth.l + depth.elems >= p_.k;
+    const T* from = last ? columns_.data + columns_.extent * columns_.ld : columns_.data + depth.l + depth.elems;
+    for (std::int64_t j = begin; j < end; ++j)
+      for (std::int64_t l = 0; l < depth.elems; l += 64 / static_cast<std::int64_t>(sizeof(T)))
+        __builtin_prefetch(from + j * columns_.ld + l, 0, 2);
+  }
+
   // Rows [row, row + rows) times all columns.
   void multiply_rows(std::int64_t row, std::int64_t rows, Depth depth) {
     const bool where_they_are = in_place(depth);
@@ -176,6 +187,8 @@ class OwnGemm {
       };
       for (std::int64_t j = column; j < end; j += kPanelColumns) pack_columns(column_panel(j), depth);
       for (std::int64_t i = 0; i < panels; ++i) {
+        auto share = [&](std::int64_t before) { return column + (end - column) * before / panels; };
+        ask_for_columns(share(i), share(i + 1), depth);
         const Panel some = row_panel(i);
         const void* a = where_they_are ? static_cast<const void*>(rows_.at(some.column, depth.l)) : some.data;
         product.a = static_cast<const char*>(a);

@@ -84,10 +84,12 @@ const bfloat16* factor(ThreadPool& threads, ArenaScope& scope, const WeightMatri
   static const auto kernel = COLUBER_PICK_ISA(narrow);
   *ld = w.ld;
   if (w.dtype == DType::kBF16) return static_cast<const bfloat16*>(w.data);
-  *ld = columns;
-  bfloat16* copy = scope.allocate<bfloat16>(rows * columns);
+  // An odd number of cache lines, so that the rows of a tile lie in different sets of L1.
+  constexpr std::int64_t kLine = 64 / sizeof(bfloat16);
+  *ld = (ceil_div(columns, kLine) | 1) * kLine;
+  bfloat16* copy = scope.allocate<bfloat16>(rows * *ld);
   for_rows(threads, rows, columns, [&](std::int64_t row, std::int64_t count) {
-    for (std::int64_t i = row; i < row + count; ++i) kernel(at(w, i, 0), w.dtype, copy + i * columns, columns);
+    for (std::int64_t i = row; i < row + count; ++i) kernel(at(w, i, 0), w.dtype, copy + i * *ld, columns);
   });
   return copy;
 }
