@@ -24,8 +24,9 @@ constexpr std::int64_t kMinBlocks = 8;
 // A single vector of channels is divided over its length into parts of at least this many tokens, at most kMaxParts.
 constexpr std::int64_t kPartTokens = 512, kMaxParts = 16;
 // Outputs (b,l,d) of at least this many bytes are stored past the caches, where three inputs as large leave them little
-// room. At D 128 N 16 that was no slower from here on, and 12% faster at 2^18 tokens.
-constexpr std::int64_t kStreamBytes = 512 << 10;
+// room. At D 128 N 16 that was no slower from 512 KiB on, and 12% faster at 2^18 tokens; but a prompt of 512 at 130m, 3
+// MiB, which the next product reads at once, took 2% longer.
+constexpr std::int64_t kStreamBytes = 4 << 20;
 // Rows of B's and C's gradients before they are summed over channels; bounds the length of a window.
 constexpr std::int64_t kSlabBytes = 8 << 20;
 
