@@ -107,6 +107,10 @@ void fill_with_bias(const LinearForwardParams& p, const Tile& t) {
     std::copy(p.bias + t.column, p.bias + t.column + t.columns, p.y + i * p.ldy + t.column);
 }
 
+void copy_rows(const float* from, std::int64_t ld_from, const Tile& t, float* to, std::int64_t ld_to) {
+  for (std::int64_t i = 0; i < t.rows; ++i) std::copy_n(from + i * ld_from, t.columns, to + i * ld_to);
+}
+
 void forward_skinny(ThreadPool& threads, ArenaScope& scope, LinearForwardParams p) {
   static const auto kernel = COLUBER_PICK_ISA(skinny_forward);
   if (p.bf16) {
@@ -176,11 +180,22 @@ void linear_forward(ThreadPool& threads, Arena& scratch, const LinearForwardPara
     const T* x = factor(threads, scope, {p.x, DType::kF32, p.ldx}, p.m, p.k, p.bf16, &ldx, T{});
     const T* w = factor(threads, scope, p.weight, p.n, p.k, p.bf16, &ldw, T{});
     const Tiles tiles(p.m, p.n, 128, in_bf16 ? kEnoughFastTiles : kEnoughTiles);
-    threads.run(tiles.count(), [&](std::int64_t task) {
-      const Tile t = tiles[task];
-      fill_with_bias(p, t);
-      gemm(Gemm<T>{t.rows, t.columns, p.k, x + t.row * ldx, ldx, false, w + t.column * ldw, ldw, true,
-                   p.bias != nullptr, p.y + t.row * p.ldy + t.column, p.ldy});
+    // Sums over many blocks of k are kept together: rows of y, often a power of two apart, push each other out of L2.
+    // At 1.4b that is a fifth of the time; at k 1536 and less it gained nothing.
+    const bool apart = in_bf16 && p.k > 1536;
+    const std::int64_t ldc = kTileColumns + 16, elems = apart ? kMostTileRows * ldc : 0;
+    float* sums = scope.allocate<float>(threads.num_threads() * elems);
+    threads.run_shares(tiles.count(), [&](std::int64_t begin, std::int64_t end, int thread) {
+      for (std::int64_t task = begin; task < end; ++task) {
+        const Tile t = tiles[task];
+        fill_with_bias(p, t);
+        float* const y = p.y + t.row * p.ldy + t.column;
+        float* const c = apart ? sums + thread * elems : y;
+        if (apart && p.bias != nullptr) copy_rows(y, p.ldy, t, c, ldc);
+        gemm(Gemm<T>{t.rows, t.columns, p.k, x + t.row * ldx, ldx, false, w + t.column * ldw, ldw, true,
+                     p.bias != nullptr, c, apart ? ldc : p.ldy});
+        if (apart) copy_rows(c, ldc, t, y, p.ldy);
+      }
     });
   });
 }
