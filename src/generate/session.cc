@@ -69,9 +69,9 @@ void Session::append(Context& ctx, std::span<const std::int32_t> ids) {
   }
   if (ids.empty()) return;
   read_pending(ctx);
-  const std::size_t chunk = model_->device().is_cpu() ? kPrefillChunkTokens : 16 * kPrefillChunkTokens;
-  for (std::size_t begin = 0; begin < ids.size(); begin += chunk) {
-    const std::size_t count = std::min(chunk, ids.size() - begin);
+  const std::size_t most = model_->device().is_cpu() ? kPrefillChunkTokens : 16 * kPrefillChunkTokens;
+  for (std::size_t begin = 0; begin < ids.size(); begin += most) {
+    const std::size_t count = std::min(most, ids.size() - begin);
     ForwardOptions options;
     options.state = &state_;
     options.last_token_only = true;
