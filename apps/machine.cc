@@ -88,7 +88,8 @@ std::int64_t total_memory_bytes() {
   return limit > 0 ? std::min(total, limit) : total;
 }
 
-std::int64_t available_memory_bytes() {
+std::int64_t available_memory_bytes(Device device) {
+  if (!device.is_cpu()) return cuda_device_info(device.index).free_bytes;
   return std::min(proc_field_bytes("/proc/meminfo", "MemAvailable"), total_memory_bytes());
 }
 

@@ -6,12 +6,14 @@
 #include <utility>
 #include <vector>
 
+#include "coluber/device.h"
+
 namespace coluber::apps {
 
 std::string cpu_model();                                                // "AMD EPYC ..." or the architecture
 std::vector<std::pair<std::string, std::int64_t>> cache_sizes_bytes();  // {"L1d", 32768}, {"L2", ...}; may be empty
 std::int64_t total_memory_bytes();                                      // of the machine or, when lower, of the cgroup
-std::int64_t available_memory_bytes();
+std::int64_t available_memory_bytes(Device device = kCpuDevice);
 std::int64_t peak_rss_bytes();  // most memory this process ever held
 std::int64_t current_rss_bytes();
 // Libraries this program was built with: {"oneDNN", "2.6.3"}, {"SentencePiece", "0.1.97"}, ...

@@ -61,7 +61,7 @@ int run(Options& options) {
   Trainer trainer(ctx, model, data.train_batches(options), settings, data.heldout_batches(options), callbacks);
   if (!checkpoint.empty()) trainer.resume(checkpoint);
   const std::int64_t steps_before = trainer.num_steps();
-  const TrainEstimate estimate = trainer.estimate(available_memory_bytes());
+  const TrainEstimate estimate = trainer.estimate(available_memory_bytes(model.device()));
   if (steps_before >= estimate.total_steps) {
     refuse_value(ErrorCode::kInvalidArgument, "train", "limit",
                  join("more than the ", counted(steps_before, "step"), " done"), join(estimate.total_steps),

@@ -36,7 +36,7 @@ void check_memory(const TrainFlags& options, const ModelConfig& config) {
   const double tokens = static_cast<double>(options.batch) * static_cast<double>(options.seqlen) *
                         static_cast<double>(options.grad_accum);
   const double bytes = kParameterBytes * static_cast<double>(parameters) + kTokenBytes * tokens;
-  const std::int64_t available = available_memory_bytes();
+  const std::int64_t available = available_memory_bytes(options.chosen_device());
   if (available <= 0 || bytes <= static_cast<double>(available)) return;
   refuse_value(ErrorCode::kOutOfMemory, "train", "free memory",
                join(human_bytes(static_cast<std::int64_t>(std::min(bytes, 9e18))), " for ",

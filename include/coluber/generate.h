@@ -121,7 +121,6 @@ class Session {
  private:
   friend class GenerationBatch;
   void read_pending(Context& ctx);
-  Tensor step_logits(Context& ctx);
 
   const Model* model_;
   Sampler sampler_;

@@ -39,6 +39,7 @@ class State {
   State row(std::int64_t i) const;                 // a copy of one sequence's state
   void set_row(std::int64_t i, const State& one);  // copies a state of batch 1 into slot i
   bool equals(const State& other) const;           // same bits
+  State to(Device device) const;                   // a copy in the memory of a device
 
   // One safetensors file: layers.N.conv, layers.N.ssm and num_tokens. Written to a temporary name and renamed.
   void save(const std::string& path) const;

@@ -65,6 +65,12 @@ void State::set_row(std::int64_t i, const State& one) {
   }
 }
 
+State State::to(Device device) const {
+  State copy = *this;
+  for (LayerState& layer : copy.layers_) layer = {layer.conv.to(device), layer.ssm.to(device)};
+  return copy;
+}
+
 bool State::equals(const State& other) const {
   if (layers_.size() != other.layers_.size() || num_tokens_ != other.num_tokens_) return false;
   for (std::size_t n = 0; n < layers_.size(); ++n) {

@@ -110,23 +110,12 @@ void GenerationBatch::refill(Context& ctx) {
   state_ = std::move(all);
 }
 
-// Logits (b,v) f32 on the CPU after one more token of every row.
-Tensor GenerationBatch::step(Context& ctx, const Tensor& ids) {
-  if (model_.device().is_cpu()) return model_.step(ctx, ids, state_).to(DType::kF32);
-  if (recorded_ == nullptr || !recorded_->is_of(state_)) {
-    recorded_ = std::make_unique<RecordedStep>(ctx, model_, state_, model_.config().vocab_size);
-  }
-  recorded_->run(ids);
-  state_.advance(1);
-  return recorded_->logits().to(kCpuDevice);
-}
-
 // One token for every row.
 void GenerationBatch::decode(Context& ctx) {
   std::vector<std::int32_t> ids;
   for (const Row& row : rows_) ids.push_back(row.next);
   const auto count = static_cast<std::int64_t>(ids.size());
-  const Tensor logits = step(ctx, Tensor::of({count}, ids));
+  const Tensor logits = step_logits(ctx, model_, Tensor::of({count}, ids), state_, recorded_);
   for (std::int64_t i = 0; i < count; ++i) {
     Row& row = rows_[static_cast<std::size_t>(i)];
     ++row.num_tokens;

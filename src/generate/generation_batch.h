@@ -46,7 +46,6 @@ class GenerationBatch {
   void read(Context& ctx, Session& session, std::size_t prompt);
   void refill(Context& ctx);
   void decode(Context& ctx);
-  Tensor step(Context& ctx, const Tensor& ids);
   void accept(Row& row, const Tensor& logits);
   void finish(Row& row, FinishReason reason, std::string text = {});
   void show(const Row& row, std::int32_t id, const std::string& text, bool last);
@@ -62,7 +61,7 @@ class GenerationBatch {
   std::size_t waiting_ = 0;  // the first prompt that was not read yet
   std::vector<Row> rows_;
   State state_;                             // of rows_, in their order
-  std::unique_ptr<RecordedStep> recorded_;  // on a GPU, of state_
+  std::shared_ptr<RecordedStep> recorded_;  // on a GPU, of state_
 };
 
 }  // namespace coluber

@@ -51,6 +51,7 @@ Session::Session(const Model& model, const SamplingOptions& options, State state
     refuse(ErrorCode::kUnsupported, "session", "a bidirectional model reads the future, so it cannot generate");
   }
   check_state(model, state_);
+  if (!model.device().is_cpu()) state_ = state_.to(model.device());
   num_tokens_ = state_.num_tokens();
 }
 
@@ -84,20 +85,8 @@ void Session::append(Context& ctx, std::span<const std::int32_t> ids) {
 
 void Session::read_pending(Context& ctx) {
   if (pending_ < 0) return;
-  logits_ = step_logits(ctx);
+  logits_ = step_logits(ctx, *model_, as_ids(std::span(&pending_, 1), {1}), state_, recorded_).select(0, 0);
   pending_ = -1;
-}
-
-// Logits (v) on the CPU after reading the pending token.
-Tensor Session::step_logits(Context& ctx) {
-  const Tensor ids = as_ids(std::span(&pending_, 1), {1});
-  if (model_->device().is_cpu()) return model_->step(ctx, ids, state_).select(0, 0).to(DType::kF32);
-  if (recorded_ == nullptr || !recorded_->is_of(state_)) {
-    recorded_ = std::make_shared<RecordedStep>(ctx, *model_, state_, sampler_.vocab_size());
-  }
-  recorded_->run(ids);
-  state_.advance(1);
-  return recorded_->logits().select(0, 0).to(kCpuDevice);
 }
 
 std::int32_t Session::next(Context& ctx) {

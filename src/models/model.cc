@@ -110,31 +110,38 @@ std::int64_t Model::size_bytes() const {
   return bytes;
 }
 
+namespace {
+
+// The same model with memory of its own: make(parameter) gives that of one, which its value is copied to.
+template <class F>
+Model copy_of(const Model& model, F&& make) {
+  Model copy = build_model(model.config(), Init{0, DType::kF32, true});
+  const Parameters from = model.parameters(), to = copy.parameters();
+  for (std::size_t i = 0; i < from.size(); ++i) {
+    const Tensor own = make(from[i]);
+    own.copy_from(from[i].var.value());
+    to[i].var.set_value(own);
+  }
+  return copy;
+}
+
+}  // namespace
+
 Model Model::to(DType dtype) const {
   if (!dtype_is_float(dtype)) {
     refuse_value(ErrorCode::kInvalidArgument, "model", "dtype", "f32, f64, bf16 or f16", dtype_name(dtype));
   }
-  Model model = build_model(config_, Init{0, DType::kF32, true});
-  const Parameters from = parameters(), to = model.parameters();
-  for (std::size_t i = 0; i < from.size(); ++i) {
-    const DType other = dtype == DType::kF64 ? DType::kF64 : DType::kF32;
-    const Tensor own = Tensor::empty(from[i].var.value().shape(), from[i].matrix ? dtype : other, device());
-    own.copy_from(from[i].var.value());
-    to[i].var.set_value(own);
-  }
-  return model;
+  const DType other = dtype == DType::kF64 ? DType::kF64 : DType::kF32;
+  return copy_of(*this, [&](const Parameter& parameter) {
+    return Tensor::empty(parameter.var.value().shape(), parameter.matrix ? dtype : other, device());
+  });
 }
 
 Model Model::to(Device device) const {
   if (device == this->device()) return *this;
-  Model model = build_model(config_, Init{0, DType::kF32, true});
-  const Parameters from = parameters(), to = model.parameters();
-  for (std::size_t i = 0; i < from.size(); ++i) {
-    const Tensor own = Tensor::empty(from[i].var.value().shape(), from[i].var.value().dtype(), device);
-    own.copy_from(from[i].var.value());
-    to[i].var.set_value(own);
-  }
-  return model;
+  return copy_of(*this, [&](const Parameter& parameter) {
+    return Tensor::empty(parameter.var.value().shape(), parameter.var.value().dtype(), device);
+  });
 }
 
 State Model::make_state(std::int64_t batch) const {

@@ -30,7 +30,7 @@ RecordedStep::RecordedStep(Context& ctx, const Model& model, const State& state,
 
 void RecordedStep::record(Context& ctx, const Model& model, State& state) {
   logits_ = model.step(ctx, ids_, state);
-  ops::argmax(logits_, vocab_size_, ids_);
+  if (vocab_size_ > 0) ops::argmax(logits_, vocab_size_, ids_);
 }
 
 bool RecordedStep::is_of(const State& state) const {
@@ -46,6 +46,15 @@ bool RecordedStep::is_of(const State& state) const {
 void RecordedStep::run(const Tensor& ids) {
   ids_.copy_from(ids);
   graph_.launch();
+}
+
+Tensor step_logits(Context& ctx, const Model& model, const Tensor& ids, State& state,
+                   std::shared_ptr<RecordedStep>& recorded) {
+  if (model.device().is_cpu()) return model.step(ctx, ids, state).to(DType::kF32);
+  if (recorded == nullptr || !recorded->is_of(state)) recorded = std::make_shared<RecordedStep>(ctx, model, state);
+  recorded->run(ids);
+  state.advance(1);
+  return recorded->logits().to(kCpuDevice);
 }
 
 }  // namespace coluber

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "coluber/model.h"
@@ -12,9 +13,9 @@ namespace coluber {
 
 class RecordedStep {
  public:
-  // Of a model on a GPU. `state` is changed in place by every run; its memory is held. `vocab_size`: ids from there up
-  // are never chosen.
-  RecordedStep(Context& ctx, const Model& model, const State& state, std::int64_t vocab_size);
+  // Of a model on a GPU. `state` is changed in place by every run; its memory is held. `vocab_size`: best_ids() are
+  // below it; 0: they are not wanted.
+  RecordedStep(Context& ctx, const Model& model, const State& state, std::int64_t vocab_size = 0);
 
   bool is_of(const State& state) const;  // the same memory
   // Reads ids (b) i32; logits() and best_ids() are those after them. Does not wait.
@@ -32,5 +33,10 @@ class RecordedStep {
   Tensor ids_, logits_;
   cuda::Graph graph_;
 };
+
+// Logits (b,v) f32 on the CPU after ids (b), one more token of every sequence of `state`: by the model where it is on
+// the CPU, on a GPU by `recorded`, which is made anew when it is of another state.
+Tensor step_logits(Context& ctx, const Model& model, const Tensor& ids, State& state,
+                   std::shared_ptr<RecordedStep>& recorded);
 
 }  // namespace coluber

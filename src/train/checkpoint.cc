@@ -288,7 +288,7 @@ void read_checkpoint(const std::string& checkpoint, const TrainerState& state, c
   const SafetensorsFile file = SafetensorsFile::open(path);
   const std::vector<AdamW::Moments> moments = saved_moments(file, path, optimizer);
   for (std::size_t i = 0; i < parameters.size(); ++i) {  // nothing is refused from here on
-    parameters[i].var.set_value(saved[i].var.value());
+    parameters[i].var.set_value(saved[i].var.value().to(parameters[i].var.value().device()));
     optimizer.moments()[i].exp_avg.copy_from(moments[i].exp_avg);
     optimizer.moments()[i].exp_avg_sq.copy_from(moments[i].exp_avg_sq);
   }

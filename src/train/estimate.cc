@@ -26,13 +26,13 @@ double median(std::vector<double> values) {
   return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-// Most tensor memory above what is live now while `work` runs.
+// Most tensor memory of a device above what is live now while `work` runs.
 template <class Work>
-std::int64_t peak_of(Work&& work) {
-  const std::int64_t before = memory_stats().live_bytes;
-  reset_memory_peak();
+std::int64_t peak_of(Device device, Work&& work) {
+  const std::int64_t before = memory_stats(device).live_bytes;
+  reset_memory_peak(device);
   work();
-  return memory_stats().peak_bytes - before;
+  return memory_stats(device).peak_bytes - before;
 }
 
 }  // namespace
@@ -43,7 +43,7 @@ std::int64_t Trainer::Impl::predict_pass_bytes(const Batch& batch) {
   const auto pass_bytes = [&](std::int64_t length) {
     Batch part{cut(batch.ids, 1, length), cut(batch.targets, 1, length), {}};
     part.sequences.resets = cut(batch.sequences.resets, 1, length);
-    const std::int64_t peak = peak_of([&] { accumulate_gradients({part}, state.next_batch); });
+    const std::int64_t peak = peak_of(model.device(), [&] { accumulate_gradients({part}, state.next_batch); });
     optimizer.drop_gradients();
     return peak;
   };
@@ -59,7 +59,7 @@ void Trainer::Impl::refuse_what_does_not_fit(const Batch& batch, std::int64_t av
   if (available_bytes <= 0 || batch.sequences.cu_seqlens.defined()) return;
   const std::int64_t need = predict_pass_bytes(batch);
   if (need <= available_bytes) return;
-  const std::int64_t live = memory_stats().live_bytes;
+  const std::int64_t live = memory_stats(model.device()).live_bytes;
   refuse_value(ErrorCode::kOutOfMemory, "train", "free memory",
                join(mebibytes(need), " for gradients and activations of a batch of ", batch.ids.size(0), " x ",
                     batch.ids.size(1), " tokens, beside ", mebibytes(live), " of model and optimiser"),
@@ -71,7 +71,7 @@ void Trainer::Impl::refuse_what_does_not_fit(const Batch& batch, std::int64_t av
 std::int64_t Trainer::Impl::measure_evaluation() {
   const Batch batch = heldout(0);
   const Stopwatch watch;
-  const std::int64_t bytes = peak_of([&] { evaluate_batch(batch); });
+  const std::int64_t bytes = peak_of(model.device(), [&] { evaluate_batch(batch); });
   eval_seconds = watch.seconds() * static_cast<double>(options.eval_batches);
   return bytes;
 }
@@ -90,9 +90,9 @@ TrainEstimate Trainer::estimate(std::int64_t available_bytes) {
     in.optimizer.rehearse(in.ctx);
     return watch.seconds();
   };
-  const std::int64_t live = memory_stats().live_bytes;
+  const std::int64_t live = memory_stats(in.model.device()).live_bytes;
   std::vector<double> seconds;
-  std::int64_t above = peak_of([&] {
+  std::int64_t above = peak_of(in.model.device(), [&] {
     const Stopwatch watch;
     trial();  // touches memory for the first time: slower than all that follow
     while (static_cast<int>(seconds.size()) < kMinTrials ||
