@@ -21,6 +21,8 @@
 
 namespace coluber::cuda {
 
+inline constexpr int kMaxDevices = 64;  // that a process can use
+
 struct Stream {
   int device = 0;
   void* handle = nullptr;  // a cudaStream_t

@@ -7,6 +7,7 @@
 #include "coluber/tensor.h"
 #include "core/check.h"
 #include "core/cuda.h"
+#include "core/visit_dtype.h"
 
 namespace coluber {
 namespace {
@@ -39,21 +40,6 @@ void store(void* p, double value) {
   else
     out = static_cast<T>(value);
   std::memcpy(p, &out, sizeof out);
-}
-
-// Calls f with a value of the element type.
-template <class F>
-decltype(auto) visit_dtype(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::kF32: return f(float{});
-    case DType::kF64: return f(double{});
-    case DType::kBF16: return f(bfloat16{});
-    case DType::kF16: return f(float16{});
-    case DType::kI32: return f(std::int32_t{});
-    case DType::kI64: return f(std::int64_t{});
-    case DType::kU8: return f(std::uint8_t{});
-  }
-  refuse(ErrorCode::kInternal, "tensor", "unknown dtype");
 }
 
 template <class To, class From>

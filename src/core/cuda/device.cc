@@ -11,7 +11,6 @@
 namespace coluber {
 namespace {
 
-constexpr int kMaxDevices = 64;
 constexpr int kOldestCapability = 80;  // bf16 arithmetic, cp.async
 
 struct Devices {
@@ -23,7 +22,7 @@ Devices find_devices() {
   Devices found;
   const cudaError_t result = cudaGetDeviceCount(&found.count);
   if (result == cudaSuccess && found.count > 0) {
-    found.count = std::min(found.count, kMaxDevices);
+    found.count = std::min(found.count, cuda::kMaxDevices);
     return found;
   }
   cudaGetLastError();
@@ -107,12 +106,12 @@ void check(cudaError_t result, std::string_view what) {
 
 void require_device(int device) {
   const Devices& found = devices();
-  const std::string name = device_name({DeviceType::kCuda, device});
+  const auto name = [&] { return device_name({DeviceType::kCuda, device}); };  // for a refusal: this is on every path
   if (found.count == 0) {
-    refuse(ErrorCode::kUnsupported, "device", join(name, ": ", found.reason, "; the cpu works without one"));
+    refuse(ErrorCode::kUnsupported, "device", join(name(), ": ", found.reason, "; the cpu works without one"));
   }
   if (device < 0 || device >= found.count) {
-    refuse_value(ErrorCode::kUnsupported, "device", "index", join("cuda:0 to cuda:", found.count - 1), name);
+    refuse_value(ErrorCode::kUnsupported, "device", "index", join("cuda:0 to cuda:", found.count - 1), name());
   }
   static std::array<int, kMaxDevices> capabilities{};  // written with equal values by whoever comes first
   int& capability = capabilities[static_cast<std::size_t>(device)];
@@ -123,7 +122,7 @@ void require_device(int device) {
     capability = major * 10 + minor;
   }
   if (capability < kOldestCapability) {
-    refuse_value(ErrorCode::kUnsupported, "device", join("compute capability of ", name), "8.0 or newer",
+    refuse_value(ErrorCode::kUnsupported, "device", join("compute capability of ", name()), "8.0 or newer",
                  join(capability / 10, ".", capability % 10), "use the cpu");
   }
 }

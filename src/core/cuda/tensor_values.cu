@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include "core/check.h"
 #include "core/cuda/check.h"
+#include "core/visit_dtype.h"
 
 namespace coluber::cuda {
 namespace {
@@ -88,19 +88,6 @@ __global__ void __launch_bounds__(kThreads) copy_strided(To* to, const From* fro
       at_from += rest * layout.from[0];
     }
     to[at_to] = converted<To>(from[at_from]);
-  }
-}
-
-template <class F>
-void visit_dtype(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::kF32: return f(float{});
-    case DType::kF64: return f(double{});
-    case DType::kBF16: return f(bfloat16{});
-    case DType::kF16: return f(float16{});
-    case DType::kI32: return f(std::int32_t{});
-    case DType::kI64: return f(std::int64_t{});
-    case DType::kU8: return f(std::uint8_t{});
   }
 }
 

@@ -57,7 +57,7 @@ void check(cublasStatus_t status, const char* what) {
 }
 
 cublasLtHandle_t cublas_lt_handle(int device) {
-  static std::array<cublasLtHandle_t, 64> handles{};
+  static std::array<cublasLtHandle_t, kMaxDevices> handles{};
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
   cublasLtHandle_t& handle = handles.at(static_cast<std::size_t>(device));

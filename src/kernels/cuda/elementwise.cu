@@ -2,6 +2,7 @@
 // one long row.
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/common/numbers.cuh"
+#include "kernels/cuda/common/warp.cuh"
 #include "kernels/elementwise.h"
 
 namespace coluber::cuda {
@@ -200,7 +201,7 @@ __global__ void __launch_bounds__(kThreads) sum_of_squares_fwd_parts(View<const 
     }
   }
   __shared__ double of_warp[kThreads / 32];
-  for (int lane = 16; lane > 0; lane /= 2) sum += __shfl_xor_sync(~0u, sum, lane);
+  sum = warp_sum(sum);
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = sum;
   __syncthreads();
   if (threadIdx.x > 0) return;

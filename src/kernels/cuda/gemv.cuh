@@ -7,15 +7,10 @@
 #pragma once
 
 #include "kernels/cuda/common/numbers.cuh"
+#include "kernels/cuda/common/warp.cuh"
 #include "kernels/matmul.h"
 
 namespace coluber::cuda {
-
-__device__ __forceinline__ float warp_sum(float x) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
-  return x;
-}
 
 template <class W, int kRows, int kOutputs>
 struct Gemv {

@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/common/pieces.cuh"
+#include "kernels/cuda/common/warp.cuh"
 #include "kernels/loss.h"
 
 namespace coluber::cuda {
@@ -63,8 +64,7 @@ __device__ RowSum reduce(PartialSum mine) {
   max = maxima[0];
   for (int i = 1; i < warps; ++i) max = fmaxf(max, maxima[i]);
   mine.raise(max);
-  double sum = static_cast<double>(mine.sum) + static_cast<double>(mine.error);
-  for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(~0u, sum, i);
+  double sum = warp_sum(static_cast<double>(mine.sum) + static_cast<double>(mine.error));
   if (lane == 0) sums[warp] = sum;
   __syncthreads();
   sum = sums[0];

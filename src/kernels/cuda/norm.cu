@@ -9,6 +9,7 @@
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/common/partial_sums.cuh"
 #include "kernels/cuda/common/pieces.cuh"
+#include "kernels/cuda/common/warp.cuh"
 #include "kernels/norm.h"
 
 namespace coluber::cuda {
@@ -26,9 +27,7 @@ constexpr std::int64_t kPlainBlocks = 264;
 template <int N>
 __device__ __forceinline__ void sum_over_warps(float (&x)[N], int first_warp, int warps, float (*shared)[2]) {
 #pragma unroll
-  for (int k = 0; k < N; ++k)
-#pragma unroll
-    for (int lane = 16; lane > 0; lane /= 2) x[k] += __shfl_xor_sync(~0u, x[k], lane);
+  for (int k = 0; k < N; ++k) x[k] = warp_sum(x[k]);
   if (warps == 1) return;
   __syncthreads();  // the last sums have been read
   if (threadIdx.x % 32 == 0)

@@ -47,13 +47,6 @@ std::int64_t grad_shared_bytes(int warps) {
          warps * static_cast<std::int64_t>(sizeof(GradWarpShared<T>) + 2 * kScanChunk * 8 * sizeof(float4));
 }
 
-// Results below 2^-126 are 0: a division takes six more instructions.
-__device__ __forceinline__ float scan_sigmoid(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(1.0f + scan_exp2(-kScanLog2E * x)));
-  return y;
-}
-
 __device__ __forceinline__ int grad_steps_at(int token, int pair) {
   return pair ^ (token & 6);
 }
@@ -196,7 +189,7 @@ __device__ __forceinline__ void prepare_steps(const SelectiveScanParams<T, float
 #pragma unroll
     for (int i = 0; i < 4; ++i) load_floats(&w.raw[buffer][kRawZ][token_of(i)][2 * pair], z[i]);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) grad[i / 2][i % 2] *= z[i / 2][i % 2] * scan_sigmoid(z[i / 2][i % 2]);
+    for (int i = 0; i < 8; ++i) grad[i / 2][i % 2] *= z[i / 2][i % 2] * sigmoid(z[i / 2][i % 2]);
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -270,7 +263,7 @@ class GradWriter {
         const float lambda_B = sums.lambda_B[2 * c + i], x = slope[i][c] + bias[c];
         du[i][c] = fmaf(dt[i][c], lambda_B, D[c] * grad[i][c]);
         ddt[i][c] = fmaf(u[i][c], lambda_B, 0.69314718056f * sums.local_A[2 * c + i]);
-        slope[i][c] = x > 20.0f || !p.dt_softplus ? 1.0f : scan_sigmoid(x);
+        slope[i][c] = x > 20.0f || !p.dt_softplus ? 1.0f : sigmoid(x);
         ddt[i][c] *= slope[i][c];
       }
 #pragma unroll
@@ -286,7 +279,7 @@ class GradWriter {
       load_floats(&w.raw[buffer][kRawGradY][token][2 * pair], grad_y[i]);
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        const float gate = scan_sigmoid(z[i][c]), y = fmaf(D[c], u[i][c], sums.y[2 * c + i]);
+        const float gate = sigmoid(z[i][c]), y = fmaf(D[c], u[i][c], sums.y[2 * c + i]);
         z[i][c] = grad_y[i][c] * y * gate * fmaf(z[i][c], 1.0f - gate, 1.0f);
       }
     }

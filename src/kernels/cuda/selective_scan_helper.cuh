@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/common/activation.cuh"
 #include "kernels/cuda/common/pieces.cuh"
 #include "kernels/cuda/selective_scan_common.cuh"
 
@@ -35,7 +36,8 @@ struct Meeting {
 #endif
     asm volatile(
         "{ .reg .pred p;\n"
-        "again_%=: " COLUBER_MBARRIER_WAIT ".shared.b64 p, [%0], %1;\n"
+        "again_%=: " COLUBER_MBARRIER_WAIT
+        ".shared.b64 p, [%0], %1;\n"
         "@!p bra again_%=; }" ::"r"(address()),
         "r"(use & 1)
         : "memory");
@@ -55,13 +57,6 @@ struct TiledShared {
 // A helper writes four neighbouring pairs, a scan thread reads one: pairs of 8 lines apart must not share banks.
 __device__ __forceinline__ int steps_at(int pair) {
   return pair ^ (pair >> 3);
-}
-
-// Results below 2^-126 are 0: without that, a division takes five more instructions.
-__device__ __forceinline__ float fast_reciprocal(float x) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
 }
 
 // Neighbouring numbers as words: as an array of 16-bit numbers, each would be moved and widened by itself.
@@ -252,7 +247,7 @@ class TiledHelper {
       float z[kHelperChannels];
       widen(z_raw_, z);
 #pragma unroll
-      for (int i = 0; i < kHelperChannels; ++i) y[i] *= z[i] * fast_reciprocal(1.0f + scan_exp2(-kScanLog2E * z[i]));
+      for (int i = 0; i < kHelperChannels; ++i) y[i] *= silu(z[i]);
     }
     if (output_before_) store_packed(y_.at, y);
     y_.at += y_.step;

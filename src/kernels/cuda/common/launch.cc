@@ -7,7 +7,7 @@ namespace coluber::cuda {
 namespace {
 
 // Asked once; written with equal values by whoever comes first.
-int attribute(cudaDeviceAttr which, int device, std::array<int, 64>& known) {
+int attribute(cudaDeviceAttr which, int device, std::array<int, kMaxDevices>& known) {
   int& value = known.at(static_cast<std::size_t>(device));
   if (value == 0) check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
   return value;
@@ -16,12 +16,12 @@ int attribute(cudaDeviceAttr which, int device, std::array<int, 64>& known) {
 }  // namespace
 
 int multiprocessors(int device) {
-  static std::array<int, 64> known{};
+  static std::array<int, kMaxDevices> known{};
   return attribute(cudaDevAttrMultiProcessorCount, device, known);
 }
 
 bool starts_early(int device) {
-  static std::array<int, 64> known{};
+  static std::array<int, kMaxDevices> known{};
   return attribute(cudaDevAttrComputeCapabilityMajor, device, known) >= 9;
 }
 
