@@ -6,7 +6,7 @@
 //   dt_scan         dt = softplus(W_dt dt + dt_bias); h = exp(dt A) h + dt B u; y = (C h + D u) silu(z)
 //   matmul_skinny   out = y W_out^T + b_out (kernels/matmul.h)
 //
-// Where sizes do not fit the first or the second, ops/mamba_step.cc takes norm, convolution and products one by one.
+// Where sizes do not fit, Mamba::step goes op by op.
 //
 // Bound by reading the weights once. Each kernel may start while the one before still runs: it asks for its first
 // weights before it waits for its input. The numbers are those of modules/mamba.cc step by step, roundings to the
@@ -49,19 +49,17 @@ struct MambaStepParams {
   const float* D = nullptr;            // (d)
   bool norm_dt_B_C = false;
   float norm_dt_B_C_eps = 0;
-  float* conv_state = nullptr;   // (b,d,k-1), changed in place
-  float* ssm_state = nullptr;    // (b,d,n), changed in place
-  void* channels = nullptr;      // (b,d): u of the equations, what the convolution gives
-  float* dt_B_C = nullptr;       // (num_partial,b,u+2n): parts of u W_x^T
-  std::int64_t num_partial = 1;  // what conv_x_proj makes of channels: mamba_step_partials()
-  void* y = nullptr;             // (b,d)
+  float* conv_state = nullptr;  // (b,d,k-1), changed in place
+  float* ssm_state = nullptr;   // (b,d,n), changed in place
+  void* channels = nullptr;     // (b,d): u of the equations, what the convolution gives
+  float* dt_B_C = nullptr;      // (mamba_step_partials(),b,u+2n): parts of u W_x^T
+  void* y = nullptr;            // (b,d)
 };
-// Any b; d a multiple of 32, n of 4, u + 2n at most 512.
-bool takes_dt_scan(const MambaStepParams& p);
-void mamba_step_dt_scan(const Stream& stream, const MambaStepParams& p);
-// Up to 8 rows, and k at most 8; more go through causal_conv1d and the matrix library.
-bool takes_conv_x_proj(const MambaStepParams& p);
+// Up to 8 rows; d a multiple of 32 and of 128 bytes, n of 4, k at most 8, u + 2n at most 512. Over more rows dt_proj's
+// weights would be read once a row: at 64 sequences and 2.8b, 8.2 ms a token instead of 5.6.
+bool takes_mamba_step(const MambaStepParams& p);
 std::int64_t mamba_step_partials(const MambaStepParams& p);
-void mamba_step_conv_x_proj(const Stream& stream, const MambaStepParams& p);
+// conv_x_proj and dt_scan.
+void mamba_step(const Stream& stream, const MambaStepParams& p);
 
 }  // namespace coluber::cuda

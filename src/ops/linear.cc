@@ -27,10 +27,6 @@ Tensor reference_factor(const Tensor& t, DType dtype, DType compute) {
   return compute == DType::kBF16 ? t.to(DType::kBF16).to(dtype) : t.to(dtype);
 }
 
-cuda::Matrix device_matrix(const Tensor& t) {
-  return {t.raw(), t.size(0), t.size(1), row_stride(t), t.dtype()};
-}
-
 // What both factors of a product on a GPU are multiplied in.
 DType factor_dtype(const Tensor& activations, DType compute) {
   return dtype_size(activations.dtype()) == 2 ? activations.dtype() : compute;
@@ -74,6 +70,10 @@ Tensor as_matrix(const Tensor& t) {
   if (joined) return t.with_strides({rows, columns}, {rows > 1 ? stride : std::max<std::int64_t>(columns, 1), 1});
   const Tensor copy = t.clone();
   return copy.reshape({rows, columns});
+}
+
+cuda::Matrix device_matrix(const Tensor& t) {
+  return {t.raw(), t.size(0), t.size(1), row_stride(t), t.dtype()};
 }
 
 void check_linear(std::string_view op, const Tensor& x, const Tensor& weight, const Tensor& bias, DType compute) {

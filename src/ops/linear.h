@@ -7,6 +7,7 @@
 #include "coluber/context.h"
 #include "coluber/ops.h"
 #include "coluber/tensor.h"
+#include "kernels/matmul.h"
 
 namespace coluber::ops {
 
@@ -15,6 +16,9 @@ bool takes_reference(const Context& ctx, DType dtype);
 
 // (...,n), rank 1 or more, as (tokens,n) with contiguous rows: a view where the strides allow it, else a copy.
 Tensor as_matrix(const Tensor& t);
+
+// A matrix as from as_matrix, as the kernels of a GPU see it.
+cuda::Matrix device_matrix(const Tensor& matrix);
 
 // x of f32 or f64 (on a GPU f32, bf16 or f16); weight (out,in) of a dtype that goes with it; compute f32 or bf16.
 void check_linear(std::string_view op, const Tensor& x, const Tensor& weight, const Tensor& bias, DType compute);

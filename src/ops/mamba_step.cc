@@ -1,7 +1,5 @@
 #include "ops/mamba_step.h"
 
-#include <vector>
-
 #include "kernels/mamba_step.h"
 #include "ops/linear.h"
 #include "ops/op_check.h"
@@ -11,9 +9,9 @@ namespace {
 
 constexpr std::string_view kOp = "mamba_step";
 
-cuda::Matrix matrix_of(const Tensor& t) {  // leading axes joined
-  const std::int64_t columns = t.size(-1);
-  return {t.raw(), columns == 0 ? 0 : t.numel() / columns, columns, t.rank() == 2 ? t.stride(0) : columns, t.dtype()};
+// Leading axes joined.
+cuda::Matrix matrix_of(const Tensor& t) {
+  return device_matrix(as_matrix(t));
 }
 
 const float* numbers(const Tensor& t) {
@@ -83,87 +81,41 @@ cuda::NormLinearParams norm_params(const MambaStepArgs& args) {
 }  // namespace
 
 bool takes_mamba_step(const MambaStepArgs& args) {
-  if (args.x.device().is_cpu() || args.x.size(1) != 1 || args.x.size(0) < 1) return false;
-  // Over more rows dt_proj's weights would be read once a row: at 64 sequences and 2.8b, 8.2 ms a token instead of 5.6.
-  if (args.x.size(0) > kSkinnyRows) return false;
+  if (args.x.device().is_cpu() || args.x.size(1) != 1) return false;
   const DType dtype = args.in_proj_weight.dtype();
-  if (args.x.dtype() != (begins(args) ? DType::kF32 : dtype)) return false;
-  if (args.x_proj_weight.dtype() != dtype || args.out_proj_weight.dtype() != dtype) return false;
+  if (args.x.dtype() != (begins(args) ? DType::kF32 : dtype) || args.out_proj_weight.dtype() != dtype) return false;
   for (const Tensor* t :
        {&args.x, &args.residual, &args.in_proj_weight, &args.conv_weight, &args.x_proj_weight, &args.dt_proj_weight,
         &args.A_log, &args.out_proj_weight, &args.conv_state, &args.ssm_state}) {
     if (t->defined() && !t->is_contiguous()) return false;
   }
-  return cuda::takes_dt_scan(to_params(args));
+  return cuda::takes_norm_linear(norm_params(args)) && cuda::takes_mamba_step(to_params(args));
 }
-
-namespace {
-
-// xz = norm(x + residual) W_in^T + b_in; gives x + residual.
-Tensor norm_in_proj(Context& ctx, const MambaStepArgs& args, const Tensor& xz) {
-  cuda::NormLinearParams fused = norm_params(args);
-  if (cuda::takes_norm_linear(fused)) {
-    const Tensor sum = begins(args) ? args.x : Tensor::empty(args.x.shape(), DType::kF32, args.x.device());
-    if (!begins(args)) fused.residual_out = sum.data<float>();
-    fused.y = matrix_of(xz);
-    cuda::norm_linear(cuda::current_stream(args.x.device().index), fused);
-    return sum;
-  }
-  NormArgs norm;
-  norm.x = args.x;
-  norm.residual = args.residual;
-  norm.weight = args.norm_weight;
-  norm.bias = args.norm_bias;
-  norm.kind = args.norm;
-  norm.eps = args.norm_eps;
-  norm.out = args.in_proj_weight.dtype();
-  Tensor sum;
-  const Tensor normed = norm_forward(ctx, norm, &sum);
-  matrix_forward(ctx, as_matrix(normed), args.in_proj_weight, args.in_proj_bias, DType::kF32, xz);
-  return sum;
-}
-
-// The convolution and W_x, into p.channels and p.dt_B_C; returns what holds them.
-std::vector<Tensor> conv_x_proj(Context& ctx, const MambaStepArgs& args, const Tensor& xz, cuda::MambaStepParams& p) {
-  const Device device = xz.device();
-  const std::int64_t outputs = args.x_proj_weight.size(0);
-  if (cuda::takes_conv_x_proj(p)) {
-    const Tensor channels = Tensor::empty({p.b, p.d}, p.dtype, device);
-    p.num_partial = cuda::mamba_step_partials(p);
-    const Tensor partial = Tensor::empty({p.num_partial, p.b, outputs}, DType::kF32, device);
-    p.channels = channels.raw();
-    p.dt_B_C = partial.data<float>();
-    cuda::mamba_step_conv_x_proj(cuda::current_stream(device.index), p);
-    return {channels, partial};
-  }
-  CausalConv1dArgs conv;
-  conv.x = xz.unsqueeze(1).slice(2, 0, p.d);
-  conv.weight = args.conv_weight;
-  conv.bias = args.conv_bias;
-  conv.silu = true;
-  const Tensor channels = causal_conv1d_step(ctx, conv, args.conv_state);
-  const Tensor dt_B_C = Tensor::empty({p.b, outputs}, DType::kF32, device);
-  matrix_forward(ctx, as_matrix(channels), args.x_proj_weight, {}, DType::kF32, dt_B_C);
-  p.channels = channels.raw();
-  p.dt_B_C = dt_B_C.data<float>();
-  return {channels, dt_B_C};
-}
-
-}  // namespace
 
 Tensor mamba_step(Context& ctx, const MambaStepArgs& args, Tensor* residual_out) {
   check(args);
-  const std::int64_t b = args.x.size(0), m = args.x.size(2), d = args.A_log.size(0);
+  const std::int64_t b = args.x.size(0), d = args.A_log.size(0);
   const Device device = args.x.device();
   const DType dtype = args.in_proj_weight.dtype();
-  const Tensor xz = Tensor::empty({b, 2 * d}, dtype, device), y = Tensor::empty({b, d}, dtype, device);
-  const Tensor out = Tensor::empty({b, 1, m}, dtype, device);
-  const Tensor sum = norm_in_proj(ctx, args, xz);
+  const cuda::Stream stream = cuda::current_stream(device.index);
+  const Tensor sum = begins(args) ? args.x : Tensor::empty(args.x.shape(), DType::kF32, device);
+  const Tensor xz = Tensor::empty({b, 2 * d}, dtype, device);
+  cuda::NormLinearParams in = norm_params(args);
+  if (!begins(args)) in.residual_out = sum.data<float>();
+  in.y = matrix_of(xz);
+  cuda::norm_linear(stream, in);
+
   cuda::MambaStepParams p = to_params(args);
+  const Tensor channels = Tensor::empty({b, d}, dtype, device), y = Tensor::empty({b, d}, dtype, device);
+  const Tensor partial =
+      Tensor::empty({cuda::mamba_step_partials(p), b, args.x_proj_weight.size(0)}, DType::kF32, device);
   p.xz = xz.raw();
+  p.channels = channels.raw();
+  p.dt_B_C = partial.data<float>();
   p.y = y.raw();
-  const std::vector<Tensor> held = conv_x_proj(ctx, args, xz, p);
-  cuda::mamba_step_dt_scan(cuda::current_stream(device.index), p);
+  cuda::mamba_step(stream, p);
+
+  const Tensor out = Tensor::empty(args.x.shape(), dtype, device);
   matrix_forward(ctx, y, args.out_proj_weight, args.out_proj_bias, DType::kF32, as_matrix(out));
   *residual_out = sum;
   return out;

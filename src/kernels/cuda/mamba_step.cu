@@ -2,6 +2,7 @@
 // and latency: each kernel asks for weights and states, which no kernel near before it writes, before it waits for that
 // one; and loads that do not depend on each other are all under way before the first is used.
 #include "core/check.h"
+#include "kernels/cuda/common/activation.cuh"
 #include "kernels/cuda/common/dependent_launch.cuh"
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/gemv.cuh"
@@ -227,8 +228,8 @@ __global__ void __launch_bounds__(kThreads) conv_x_proj_step(MambaStepParams p, 
 #pragma unroll
       for (int j = 0; j < kMaxTaps; ++j) current = j == taps - 1 ? weight[j] : current;
       sum = fmaf(current, x[item], sum);
-      const T silu = from_float<T>(sum / (1.0f + __expf(-sum)));
-      if (r < kRows) u[r][c] = silu;
+      const T channel_u = from_float<T>(silu(sum));
+      if (r < kRows) u[r][c] = channel_u;
       if (r >= p.b) continue;
       float* state = p.conv_state + (r * p.d + channel) * (taps - 1);
 #pragma unroll
@@ -236,7 +237,7 @@ __global__ void __launch_bounds__(kThreads) conv_x_proj_step(MambaStepParams p, 
         if (j < taps - 1) state[j - 1] = before[item][j];
       }
       if (taps > 1) state[taps - 2] = x[item];
-      static_cast<T*>(p.channels)[r * p.d + channel] = silu;
+      static_cast<T*>(p.channels)[r * p.d + channel] = channel_u;
     }
     __syncthreads();
     auto add = [&](int o, const Vector<T>& w) {
@@ -302,7 +303,7 @@ __device__ __forceinline__ float next_state(float h, float A_log, float dt, floa
 }
 
 template <class T>
-__global__ void __launch_bounds__(kScanThreads) dt_scan_step(MambaStepParams p) {
+__global__ void __launch_bounds__(kScanThreads) dt_scan_step(MambaStepParams p, int slices) {
   constexpr int kVector = kPerVector<T>, kAhead = 2;
   __shared__ __align__(16) float dt_B_C[kMaxOutputs];
   const int outputs = static_cast<int>(p.x_proj.rows), n = static_cast<int>(p.n), rank = static_cast<int>(p.u);
@@ -327,7 +328,6 @@ __global__ void __launch_bounds__(kScanThreads) dt_scan_step(MambaStepParams p) 
   let_next_start();
   wait_for_inputs();
   const float u = to_float(static_cast<const T*>(p.channels)[row * p.d + channel]);
-  const int slices = static_cast<int>(p.num_partial);
   const float z = to_float(static_cast<const T*>(p.xz)[row * 2 * p.d + p.d + channel]);
   for (int o = threadIdx.x; o < outputs; o += kScanThreads) {
     float part[kMaxSlices], sum = 0;  // all loads under way, then added in order
@@ -380,7 +380,7 @@ __global__ void __launch_bounds__(kScanThreads) dt_scan_step(MambaStepParams p) 
     y = fmaf(h.w, C[s + 3], y);
   }
   y = fmaf(D, u, quad_sum(y));
-  if (lane == 0) static_cast<T*>(p.y)[row * p.d + channel] = from_float<T>(y * z / (1.0f + __expf(-z)));
+  if (lane == 0) static_cast<T*>(p.y)[row * p.d + channel] = from_float<T>(y * silu(z));
 }
 
 int slices_a_block(const MambaStepParams& p) {
@@ -415,39 +415,35 @@ void norm_linear(const Stream& stream, const NormLinearParams& p) {
   with_dtype(p.weight.dtype, launch);
 }
 
-bool takes_dt_scan(const MambaStepParams& p) {
-  return p.b >= 1 && p.b <= 65535 && p.d % kChannels == 0 && p.n % 4 == 0 && p.x_proj.rows <= kMaxOutputs &&
-         p.dt_proj.dtype == p.dtype;
-}
-
-void mamba_step_dt_scan(const Stream& stream, const MambaStepParams& p) {
-  const DeviceScope scope(stream.device);
-  const dim3 grid(static_cast<unsigned>(p.d / kChannels), static_cast<unsigned>(p.b));
-  with_dtype(p.dtype,
-             [&](auto zero) { launch_dependent(dt_scan_step<decltype(zero)>, grid, kScanThreads, 0, stream, p); });
-}
-
-bool takes_conv_x_proj(const MambaStepParams& p) {
+bool takes_mamba_step(const MambaStepParams& p) {
   const std::int64_t vector = 16 / dtype_size(p.dtype);
-  return p.b >= 1 && p.b <= kMaxRows && p.d % (kLanes * vector) == 0 && p.k <= kMaxTaps &&
-         p.x_proj.rows <= kMaxOutputs && p.x_proj.dtype == p.dtype && p.x_proj.ld % vector == 0 &&
-         is_aligned(p.x_proj.data, 16);
+  return p.b >= 1 && p.b <= kMaxRows && p.d % (kLanes * vector) == 0 && p.d % kChannels == 0 && p.n % 4 == 0 &&
+         p.k <= kMaxTaps && p.x_proj.rows <= kMaxOutputs && p.x_proj.dtype == p.dtype && p.dt_proj.dtype == p.dtype &&
+         p.x_proj.ld % vector == 0 && is_aligned(p.x_proj.data, 16);
 }
 
 std::int64_t mamba_step_partials(const MambaStepParams& p) {
   return divide_up(p.d / (kLanes * 16 / dtype_size(p.dtype)), slices_a_block(p));
 }
 
-void mamba_step_conv_x_proj(const Stream& stream, const MambaStepParams& p) {
+void mamba_step(const Stream& stream, const MambaStepParams& p) {
   const DeviceScope scope(stream.device);
-  const auto blocks = static_cast<unsigned>(mamba_step_partials(p));
+  const std::int64_t partials = mamba_step_partials(p);
+  const dim3 grid(static_cast<unsigned>(p.d / kChannels), static_cast<unsigned>(p.b));
   with_dtype(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    auto launch = [&](auto kernel) { launch_dependent(kernel, blocks, kThreads, 0, stream, p, slices_a_block(p)); };
-    if (p.b == 1) return launch(conv_x_proj_step<T, 1>);
-    if (p.b == 2) return launch(conv_x_proj_step<T, 2>);
-    if (p.b <= 4) return launch(conv_x_proj_step<T, 4>);
-    launch(conv_x_proj_step<T, kMaxRows>);
+    auto conv = [&](auto kernel) {
+      launch_dependent(kernel, static_cast<unsigned>(partials), kThreads, 0, stream, p, slices_a_block(p));
+    };
+    if (p.b == 1)
+      conv(conv_x_proj_step<T, 1>);
+    else if (p.b == 2)
+      conv(conv_x_proj_step<T, 2>);
+    else if (p.b <= 4)
+      conv(conv_x_proj_step<T, 4>);
+    else
+      conv(conv_x_proj_step<T, kMaxRows>);
+    launch_dependent(dt_scan_step<T>, grid, kScanThreads, 0, stream, p, static_cast<int>(partials));
   });
 }
 
