@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "core/cuda.h"
 #include "core/cuda/check.h"
 #include "core/rng.h"
+#include "kernels/selective_scan.h"
 #include "ops/op_check.h"
 
 namespace coluber::bench {
@@ -31,6 +33,45 @@ inline Tensor numbers(const Shape& shape, DType dtype, double low, double high) 
   }
   return to;
 }
+
+// Inputs with softplus, D, z, kStates real states and B, C that all channels share, and where y goes.
+inline constexpr std::int64_t kStates = 16;
+
+template <class T>
+struct ScanInputs {
+  Shape rows, coefficients;
+  Tensor u, dt, z, B, C, A, D, dt_bias, y;
+
+  ScanInputs(std::int64_t b, std::int64_t l, std::int64_t d) : rows{b, l, d}, coefficients{b, l, 1, kStates} {
+    constexpr DType kT = dtype_of<T>::value, kF = DType::kF32;
+    u = numbers(rows, kT, -1, 1);
+    dt = numbers(rows, kT, -4, 0);
+    z = numbers(rows, kT, -2, 2);
+    B = numbers(coefficients, kT, -1, 1);
+    C = numbers(coefficients, kT, -1, 1);
+    A = numbers({d, kStates}, kF, -16, -1);
+    D = numbers({d}, kF, -1, 1);
+    dt_bias = numbers({d}, kF, -2, 0);
+    y = Tensor::empty(rows, kT, kGpu);
+  }
+
+  SelectiveScanParams<T, float> params() const {
+    SelectiveScanParams<T, float> p;
+    p.d = rows[2];
+    p.n = kStates;
+    p.dt_softplus = true;
+    p.u = ops::view_of<const T, 3>(u);
+    p.dt = ops::view_of<const T, 3>(dt);
+    p.z = ops::view_of<const T, 3>(z);
+    p.A = ops::view_of<const float, 2>(A);
+    p.B = ops::view_of<const T, 4>(B);
+    p.C = ops::view_of<const T, 4>(C);
+    p.D = D.data<float>();
+    p.dt_bias = dt_bias.data<float>();
+    p.y = ops::view_of<T, 3>(y);
+    return p;
+  }
+};
 
 class Timer {
  public:
@@ -75,6 +116,13 @@ inline Roofs measured_roofs(const Timer& timer) {
               properties.multiProcessorCount, roofs.bytes_per_ms * 1e-6, roofs.exponentials_per_ms * 1e-6,
               clock_khz / 1000);
   return roofs;
+}
+
+// A line for people and one for programs.
+inline void print_case(const std::string& name, double ms, double bytes_ms, double exponentials_ms) {
+  std::printf("%-52s %9.4f ms; floors: bytes %.4f, exponentials %.4f\n", name.c_str(), ms, bytes_ms, exponentials_ms);
+  std::printf("{\"case\":\"%s\",\"ms\":%.5f,\"bytes_ms\":%.5f,\"exponentials_ms\":%.5f}\n", name.c_str(), ms, bytes_ms,
+              exponentials_ms);
 }
 
 }  // namespace coluber::bench

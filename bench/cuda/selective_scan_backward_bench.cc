@@ -12,8 +12,6 @@
 namespace coluber::bench {
 namespace {
 
-constexpr std::int64_t kStates = 16;
-
 struct Case {
   std::int64_t b, d, l;
   bool checkpoints = true;
@@ -27,29 +25,13 @@ struct Case {
 template <class T>
 void run(const Timer& timer, const Roofs& roofs, const Case& c, const std::string& name) {
   constexpr DType kT = dtype_of<T>::value, kF = DType::kF32;
-  const Shape rows{c.b, c.l, c.d}, coefficients{c.b, c.l, 1, kStates};
-  const Tensor u = numbers(rows, kT, -1, 1), dt = numbers(rows, kT, -4, 0), z = numbers(rows, kT, -2, 2);
-  const Tensor B = numbers(coefficients, kT, -1, 1), C = numbers(coefficients, kT, -1, 1);
-  const Tensor A = numbers({c.d, kStates}, kF, -16, -1), D = numbers({c.d}, kF, -1, 1);
-  const Tensor bias = numbers({c.d}, kF, -2, 0), grad_y = numbers(rows, kT, -1, 1);
-  const Tensor y = Tensor::empty(rows, kT, kGpu);
-  const Tensor du = Tensor::empty(rows, kT, kGpu), ddt = Tensor::empty(rows, kT, kGpu);
-  const Tensor dz = Tensor::empty(rows, kT, kGpu), dA = Tensor::empty({c.d, kStates}, kF, kGpu);
-  const Tensor dB = Tensor::empty(coefficients, kT, kGpu), dC = Tensor::empty(coefficients, kT, kGpu);
+  const ScanInputs<T> in(c.b, c.l, c.d);
+  const SelectiveScanParams<T, float> p = in.params();
+  const Tensor grad_y = numbers(in.rows, kT, -1, 1);
+  const Tensor du = Tensor::empty(in.rows, kT, kGpu), ddt = Tensor::empty(in.rows, kT, kGpu);
+  const Tensor dz = Tensor::empty(in.rows, kT, kGpu), dA = Tensor::empty({c.d, kStates}, kF, kGpu);
+  const Tensor dB = Tensor::empty(in.coefficients, kT, kGpu), dC = Tensor::empty(in.coefficients, kT, kGpu);
   const Tensor dD = Tensor::empty({c.d}, kF, kGpu), dbias = Tensor::empty({c.d}, kF, kGpu);
-  SelectiveScanParams<T, float> p;
-  p.d = c.d;
-  p.n = kStates;
-  p.dt_softplus = true;
-  p.u = ops::view_of<const T, 3>(u);
-  p.dt = ops::view_of<const T, 3>(dt);
-  p.z = ops::view_of<const T, 3>(z);
-  p.A = ops::view_of<const float, 2>(A);
-  p.B = ops::view_of<const T, 4>(B);
-  p.C = ops::view_of<const T, 4>(C);
-  p.D = D.data<float>();
-  p.dt_bias = bias.data<float>();
-  p.y = ops::view_of<T, 3>(y);
   SelectiveScanGradParams<T, float> g;
   g.grad_y = ops::view_of<const T, 3>(grad_y);
   g.grad_u = ops::view_of<T, 3>(du);
@@ -68,13 +50,11 @@ void run(const Timer& timer, const Roofs& roofs, const Case& c, const std::strin
   }
   const double ms = timer.milliseconds_of(
       [&] { cuda::selective_scan_backward(stream, p, c.checkpoints ? checkpoints.data<float>() : nullptr, g); }, 20);
-  const auto elems = static_cast<double>(rows.numel());
-  const double bytes = elems * 7 * sizeof(T) + 2 * static_cast<double>(B.size_bytes() + C.size_bytes()) +
+  const auto elems = static_cast<double>(in.rows.numel());
+  const double bytes = elems * 7 * sizeof(T) + 2 * static_cast<double>(in.B.size_bytes() + in.C.size_bytes()) +
                        static_cast<double>(c.checkpoints ? checkpoints.size_bytes() : 0);
   const double move = bytes / roofs.bytes_per_ms, compute = elems * 19 / roofs.exponentials_per_ms;
-  std::printf("%-52s %9.4f ms; floors: bytes %.4f, exponentials %.4f\n", name.c_str(), ms, move, compute);
-  std::printf("{\"case\":\"%s\",\"ms\":%.5f,\"bytes_ms\":%.5f,\"exponentials_ms\":%.5f}\n", name.c_str(), ms, move,
-              compute);
+  print_case(name, ms, move, compute);
 }
 
 int all(const char* filter) {

@@ -12,7 +12,6 @@ namespace coluber::bench {
 namespace {
 
 using ops::view_of;
-constexpr std::int64_t kStates = 16;
 constexpr std::int64_t kBeyondCache = 256 << 20;  // bytes of states that steps rotate through
 
 struct Case {
@@ -29,28 +28,12 @@ struct Case {
 
 template <class T>
 void run(const Timer& timer, const Roofs& roofs, const Case& c, const std::string& name) {
-  constexpr DType kT = dtype_of<T>::value, kF = DType::kF32;
-  const Shape rows{c.b, c.l, c.d};
-  const Tensor u = numbers(rows, kT, -1, 1), dt = numbers(rows, kT, -4, 0), z = numbers(rows, kT, -2, 2);
-  const Tensor B = numbers({c.b, c.l, 1, kStates}, kT, -1, 1), C = numbers({c.b, c.l, 1, kStates}, kT, -1, 1);
-  const Tensor A = numbers({c.d, kStates}, kF, -16, -1), D = numbers({c.d}, kF, -1, 1);
-  const Tensor bias = numbers({c.d}, kF, -2, 0), y = Tensor::empty(rows, kT, kGpu);
+  constexpr DType kF = DType::kF32;
+  const ScanInputs<T> in(c.b, c.l, c.d);
+  SelectiveScanParams<T, float> p = in.params();
   const std::int64_t state_bytes = c.b * c.d * kStates * 4;
   const std::int64_t sets = c.l == 1 ? kBeyondCache / state_bytes + 1 : 1;
   const Tensor states = numbers({sets, c.b, c.d, kStates}, kF, -1, 1);
-  SelectiveScanParams<T, float> p;
-  p.d = c.d;
-  p.n = kStates;
-  p.dt_softplus = true;
-  p.u = view_of<const T, 3>(u);
-  p.dt = view_of<const T, 3>(dt);
-  p.z = view_of<const T, 3>(z);
-  p.A = view_of<const float, 2>(A);
-  p.B = view_of<const T, 4>(B);
-  p.C = view_of<const T, 4>(C);
-  p.D = D.data<float>();
-  p.dt_bias = bias.data<float>();
-  p.y = view_of<T, 3>(y);
   const cuda::Stream stream = cuda::current_stream(0);
   Tensor checkpoints;
   if (c.checkpoints) checkpoints = Tensor::empty({cuda::selective_scan_checkpoint_elems(stream, p)}, kF, kGpu);
@@ -64,14 +47,12 @@ void run(const Timer& timer, const Roofs& roofs, const Case& c, const std::strin
     cuda::selective_scan_forward(stream, p, c.checkpoints ? checkpoints.data<float>() : nullptr);
   };
   const double ms = timer.milliseconds_of(launch, 20);
-  const auto elems = static_cast<double>(rows.numel());
-  const double bytes = elems * 4 * sizeof(T) + static_cast<double>(B.size_bytes() + C.size_bytes()) +
+  const auto elems = static_cast<double>(in.rows.numel());
+  const double bytes = elems * 4 * sizeof(T) + static_cast<double>(in.B.size_bytes() + in.C.size_bytes()) +
                        static_cast<double>(c.l == 1 ? 2 * state_bytes : 0) +
                        static_cast<double>(c.checkpoints ? checkpoints.size_bytes() : 0);
   const double move = bytes / roofs.bytes_per_ms, compute = elems * 20 / roofs.exponentials_per_ms;
-  std::printf("%-52s %9.4f ms; floors: bytes %.4f, exponentials %.4f\n", name.c_str(), ms, move, compute);
-  std::printf("{\"case\":\"%s\",\"ms\":%.5f,\"bytes_ms\":%.5f,\"exponentials_ms\":%.5f}\n", name.c_str(), ms, move,
-              compute);
+  print_case(name, ms, move, compute);
 }
 
 int all(const char* filter) {

@@ -8,23 +8,18 @@
 #include <limits>
 #include <string>
 
-#include "coluber/device.h"
 #include "coluber/tensor.h"
 #include "core/cuda.h"
 #include "ops/op_check.h"
-#include "tests/support/tensors.h"
+#include "tests/cuda/cuda.h"
+#include "tests/support/matrix_bounds.h"
 
 namespace coluber::testing {
 
 using ops::view_of;
 
-inline constexpr Device kGpu{DeviceType::kCuda, 0};
-
-class CudaKernel : public ::testing::Test {
+class CudaKernel : public CudaTest {
  protected:
-  void SetUp() override {
-    if (cuda_device_count() == 0) GTEST_SKIP() << cuda_unavailable_reason();
-  }
   cuda::Stream stream() const { return cuda::current_stream(0); }
 };
 
@@ -48,11 +43,6 @@ inline Numbers result(const Shape& shape, DType dtype) {
           Tensor::full(shape, std::numeric_limits<double>::quiet_NaN(), dtype, kGpu)};
 }
 
-// Half the distance from 1 to the next number.
-inline double unit_of(DType dtype) {
-  return dtype == DType::kBF16 ? 0x1p-8 : dtype == DType::kF16 ? 0x1p-11 : kUnitF32;
-}
-
 // |got - expected| <= unit |expected| for the rounding to storage, and `roundings` of f32 relative to `size`, the sum
 // of the absolute values of all terms (or a bound of it).
 inline void expect_close(const std::string& what, const Tensor& got, const Tensor& expected, const Tensor& size,
@@ -60,7 +50,7 @@ inline void expect_close(const std::string& what, const Tensor& got, const Tenso
   ASSERT_TRUE(got.shape() == expected.shape()) << what;
   const DType dtype = got.dtype();
   const Tensor a = got.to(kCpuDevice).to(DType::kF64).contiguous(), b = expected.contiguous(), s = size.contiguous();
-  const double unit = unit_of(dtype), tiny = dtype == DType::kF16 ? 0x1p-25 : 0x1p-140;
+  const double unit = unit_roundoff(dtype), tiny = dtype == DType::kF16 ? 0x1p-25 : 0x1p-140;
   double worst = 0;
   std::int64_t where = -1;
   for (std::int64_t i = 0; i < a.numel(); ++i) {
@@ -78,13 +68,6 @@ inline void expect_close(const std::string& what, const Tensor& got, const Tenso
                       << got.shape().to_string() << ", " << (where < 0 ? 0 : a.data<double>()[where]) << " for "
                       << (where < 0 ? 0 : b.data<double>()[where]);
   ::testing::Test::RecordProperty(what, std::to_string(worst));
-}
-
-inline Tensor absolute(const Tensor& t) {
-  if (!t.defined()) return t;
-  const Tensor out = t.to(DType::kF64).clone();
-  for (std::int64_t i = 0; i < out.numel(); ++i) out.data<double>()[i] = std::abs(out.data<double>()[i]);
-  return out;
 }
 
 template <class F>

@@ -104,14 +104,9 @@ Gradients kernel_of(const cuda::Stream& stream, const ScanCase& c, const ScanInp
   return g;
 }
 
-bool same_device_bits(const Tensor& a, const Tensor& b) {
-  if (!a.defined()) return !b.defined();
-  return same_bits(a.to(kCpuDevice), b.to(kCpuDevice));
-}
-
 void expect_near(const std::string& what, const Tensor& got, const Tensor& expected, double share) {
   ASSERT_EQ(got.numel(), expected.numel()) << what;
-  const double unit = 2 * unit_of(got.dtype());
+  const double unit = 2 * unit_roundoff(got.dtype());
   const Tensor a = got.to(kCpuDevice).to(DType::kF64).contiguous(), b = expected.contiguous();
   double squares = 0, worst = 0;
   for (std::int64_t i = 0; i < b.numel(); ++i) squares += b.data<double>()[i] * b.data<double>()[i];
@@ -143,7 +138,7 @@ class CudaSelectiveScanBackward : public CudaKernel {
       const std::string what = std::string(c.name) + " gradient of " + want[i].first;
       if (!want[i].second->defined()) continue;
       expect_near(what, *have[i].second, *want[i].second, kT == DType::kBF16 ? 1.5e-2 : 3e-4);
-      EXPECT_TRUE(same_device_bits(*have[i].second, *twice[i].second)) << what;
+      EXPECT_TRUE(same_bits(*have[i].second, *twice[i].second)) << what;
     }
   }
   void check_all(const std::vector<ScanCase>& cases) {
@@ -174,46 +169,11 @@ TEST_F(CudaSelectiveScanBackward, Pieces) {
 }
 
 TEST_F(CudaSelectiveScanBackward, Packed) {
-  const std::vector<std::int64_t> borders{0, 3, 40, 41, 256, 500};
-  check_all({{.name = "packed", .b = 1, .l = 500, .state = true, .checkpoints = true, .borders = borders},
-             {.name = "packed reverse",
-              .b = 1,
-              .l = 500,
-              .reverse = true,
-              .state = true,
-              .resets = true,
-              .checkpoints = true,
-              .borders = borders},
-             {.name = "packed, any",
-              .b = 1,
-              .l = 500,
-              .d = 7,
-              .n = 9,
-              .state = true,
-              .checkpoints = true,
-              .borders = {0, 3, 3, 40, 41, 256, 500, 500}}});
+  check_all(packed_cases());
 }
 
 TEST_F(CudaSelectiveScanBackward, AnyShape) {
-  check_all({{.name = "n 1", .d = 300, .n = 1},
-             {.name = "n 5", .d = 13, .n = 5, .state = true, .resets = true, .checkpoints = true},
-             {.name = "n 33", .d = 7, .n = 33, .reverse = true, .state = true},
-             {.name = "n 256", .d = 5, .n = 256, .state = true, .checkpoints = true},
-             {.name = "groups", .groups_B = 3, .groups_C = 12, .checkpoints = true},
-             {.name = "group of one", .d = 12, .groups_B = 12, .checkpoints = true},
-             {.name = "constant B", .constant_B = true},
-             {.name = "constant C", .constant_C = true},
-             {.name = "complex", .d = 20, .complex = true, .state = true, .resets = true},
-             {.name = "complex, constant",
-              .d = 9,
-              .n = 100,
-              .complex = true,
-              .constant_B = true,
-              .constant_C = true,
-              .reverse = true,
-              .state = true},
-             {.name = "complex, wide", .b = 1, .l = 40, .d = 6, .n = 256, .complex = true, .state = true},
-             {.name = "odd rows", .wide = 99}});
+  check_all(any_shape_cases());
 }
 
 }  // namespace

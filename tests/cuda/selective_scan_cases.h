@@ -23,6 +23,51 @@ struct ScanCase {
   std::int64_t width() const { return complex ? 2 * n : n; }
 };
 
+// Several sequences in a row; empty ones among them where any shape goes.
+inline std::vector<ScanCase> packed_cases() {
+  const std::vector<std::int64_t> borders{0, 3, 40, 41, 256, 500};
+  return {{.name = "packed", .b = 1, .l = 500, .state = true, .checkpoints = true, .borders = borders},
+          {.name = "packed reverse",
+           .b = 1,
+           .l = 500,
+           .reverse = true,
+           .state = true,
+           .resets = true,
+           .checkpoints = true,
+           .borders = borders},
+          {.name = "packed, any",
+           .b = 1,
+           .l = 500,
+           .d = 7,
+           .n = 9,
+           .state = true,
+           .checkpoints = true,
+           .borders = {0, 3, 3, 40, 41, 256, 500, 500}}};
+}
+
+// What the tiled kernels do not take.
+inline std::vector<ScanCase> any_shape_cases() {
+  return {{.name = "n 1", .d = 300, .n = 1},
+          {.name = "n 5", .d = 13, .n = 5, .state = true, .resets = true, .checkpoints = true},
+          {.name = "n 33", .d = 7, .n = 33, .reverse = true, .state = true},
+          {.name = "n 256", .d = 5, .n = 256, .state = true, .checkpoints = true},
+          {.name = "groups", .groups_B = 3, .groups_C = 12, .checkpoints = true},
+          {.name = "group of one", .d = 12, .groups_B = 12, .checkpoints = true},
+          {.name = "constant B", .constant_B = true},
+          {.name = "constant C", .constant_C = true},
+          {.name = "complex", .d = 20, .complex = true, .state = true, .resets = true},
+          {.name = "complex, constant",
+           .d = 9,
+           .n = 100,
+           .complex = true,
+           .constant_B = true,
+           .constant_C = true,
+           .reverse = true,
+           .state = true},
+          {.name = "complex, wide", .b = 1, .l = 40, .d = 6, .n = 256, .complex = true, .state = true},
+          {.name = "odd rows", .wide = 99}};
+}
+
 struct ScanInputs {
   Numbers u, dt, z, A, B, C, D, dt_bias, state_in;
   Tensor resets, device_resets, device_sequences;

@@ -2,7 +2,6 @@
 // reference gives for absolute values of u, B, C, D and states: an exponential errs by 2^-22 + |dt A| 2^-24 and a
 // softplus of 16-bit numbers by 5e-6, and a state carries the errors of the tokens that it has not forgotten.
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "tests/cuda/selective_scan_cases.h"
@@ -70,11 +69,6 @@ Results kernel_of(const cuda::Stream& stream, const Case& c, const Inputs& in, T
   return r;
 }
 
-bool same_bits(const Tensor& a, const Tensor& b) {
-  const Tensor x = a.to(kCpuDevice).contiguous(), y = b.to(kCpuDevice).contiguous();
-  return std::memcmp(x.raw(), y.raw(), static_cast<std::size_t>(x.size_bytes())) == 0;
-}
-
 // A checkpoint is the state that the reference leaves when the sequence ends before the chunk.
 void check_checkpoints(const Case& c, const Inputs& in, const Tensor& checkpoints) {
   const std::int64_t chunks = (c.l + 15) / 16, row_numbers = chunks * c.d * c.width();
@@ -138,44 +132,11 @@ TEST_F(CudaSelectiveScanForward, Pieces) {
 }
 
 TEST_F(CudaSelectiveScanForward, Packed) {
-  const std::vector<std::int64_t> borders{0, 3, 40, 41, 256, 500};
-  check_all({{.name = "packed", .b = 1, .l = 500, .state = true, .checkpoints = true, .borders = borders},
-             {.name = "packed reverse",
-              .b = 1,
-              .l = 500,
-              .reverse = true,
-              .state = true,
-              .resets = true,
-              .checkpoints = true,
-              .borders = borders},
-             {.name = "packed, any",
-              .b = 1,
-              .l = 500,
-              .d = 7,
-              .n = 9,
-              .state = true,
-              .checkpoints = true,
-              .borders = borders}});
+  check_all(packed_cases());
 }
 
 TEST_F(CudaSelectiveScanForward, AnyShape) {
-  check_all({{.name = "n 1", .d = 300, .n = 1},
-             {.name = "n 5", .d = 13, .n = 5, .state = true, .resets = true, .checkpoints = true},
-             {.name = "n 33", .d = 7, .n = 33, .reverse = true, .state = true},
-             {.name = "n 256", .d = 5, .n = 256, .state = true, .checkpoints = true},
-             {.name = "groups", .groups_B = 3, .groups_C = 12, .checkpoints = true},
-             {.name = "constant B", .constant_B = true},
-             {.name = "constant C", .constant_C = true},
-             {.name = "complex", .d = 20, .complex = true, .state = true},
-             {.name = "complex, constant",
-              .d = 9,
-              .n = 100,
-              .complex = true,
-              .constant_B = true,
-              .constant_C = true,
-              .reverse = true,
-              .state = true},
-             {.name = "odd rows", .wide = 99}});
+  check_all(any_shape_cases());
 }
 
 TEST_F(CudaSelectiveScanForward, Step) {

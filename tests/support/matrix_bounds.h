@@ -17,6 +17,7 @@ inline double gamma_f32(std::int64_t k) {
 }
 
 inline Tensor absolute(const Tensor& t) {
+  if (!t.defined()) return t;
   const Tensor a = t.to(DType::kF64).clone();
   for (std::int64_t i = 0; i < a.numel(); ++i) a.data<double>()[i] = std::abs(a.data<double>()[i]);
   return a;

@@ -54,7 +54,7 @@ inline bool same_bits(const Tensor& a, const Tensor& b) {
   if (a.defined() != b.defined()) return false;
   if (!a.defined()) return true;
   if (a.dtype() != b.dtype() || !(a.shape() == b.shape())) return false;
-  const Tensor x = a.contiguous(), y = b.contiguous();
+  const Tensor x = a.to(kCpuDevice).contiguous(), y = b.to(kCpuDevice).contiguous();
   return x.numel() == 0 || std::memcmp(x.raw(), y.raw(), static_cast<std::size_t>(x.size_bytes())) == 0;
 }
 
