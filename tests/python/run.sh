@@ -5,7 +5,9 @@
 #   run.sh plain|torch|harness PYTHON SOURCE WORK FILE   runs one file of tests there
 set -euo pipefail
 step=$1 python=$2 source=$3 work=$4
+# What a wheel may weigh: alone, and with the kernels of CUDA for every GPU of cmake/cuda.cmake inside.
 max_wheel_bytes=8000000
+[ "${COLUBER_HAS_CUDA:-OFF}" = OFF ] || max_wheel_bytes=20000000
 mkdir -p "$work"
 cd "$work"
 

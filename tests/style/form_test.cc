@@ -126,7 +126,7 @@ TEST(Form, NoUnfinishedWords) {
 
 TEST(Form, HeadersOpenWithAStoryAndPragmaOnce) {
   for (const SourceFile& file : source_files({"include", "src", "apps"})) {
-    if (file.path.size() < 2 || file.path.substr(file.path.size() - 2) != ".h") continue;
+    if (!std::regex_search(file.path, std::regex(R"(\.(h|cuh)$)"))) continue;
     ASSERT_FALSE(file.lines.empty()) << file.path;
     EXPECT_TRUE(starts_with(file.lines[0], "//")) << file.path << ": the first line says what this is";
     std::size_t at = 0;

@@ -4,9 +4,12 @@
 #include <cstdio>
 #include <fstream>
 #include <regex>
+#include <set>
 
 namespace coluber::testing {
 namespace fs = std::filesystem;
+
+const std::set<std::string> kExtensions = {".h", ".cc", ".inc", ".cu", ".cuh"};
 
 std::vector<SourceFile> source_files(const std::vector<std::string>& folders) {
   const fs::path root = COLUBER_SOURCE_DIR;
@@ -14,8 +17,7 @@ std::vector<SourceFile> source_files(const std::vector<std::string>& folders) {
   for (const std::string& folder : folders) {
     if (!fs::exists(root / folder)) continue;
     for (const fs::directory_entry& entry : fs::recursive_directory_iterator(root / folder)) {
-      const std::string extension = entry.path().extension().string();
-      if (!entry.is_regular_file() || (extension != ".h" && extension != ".cc" && extension != ".inc")) continue;
+      if (!entry.is_regular_file() || kExtensions.count(entry.path().extension().string()) == 0) continue;
       SourceFile file{fs::relative(entry.path(), root).string(), {}};
       std::ifstream in(entry.path());
       for (std::string line; std::getline(in, line);) file.lines.push_back(line);
