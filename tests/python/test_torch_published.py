@@ -35,25 +35,28 @@ def test_mamba_inner_is_its_reference_where_numbers_are_large(constant, complex_
         assert got is None or torch.allclose(got.grad, want.grad, rtol=1e-3, atol=1e-3 * want.grad.abs().max())
 
 
+@pytest.mark.parametrize("heads", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_16_bit_state_is_rounded_after_it_was_read_out(dtype):
-    """The published kernel keeps the new state in float32 for `out`; the published reference rounds it first."""
+def test_out_is_read_from_a_16_bit_state_as_it_is_stored(dtype, heads):
+    """As the published reference does, so that out and the next token follow from one state."""
     torch.manual_seed(1)
-    b, d, n = 2, 40, 64
-    state, x, dt, z = (torch.randn(*shape).to(dtype) for shape in ((b, d, n), (b, d), (b, d), (b, d)))
-    A, B, C = -torch.rand(d, n) - 1, torch.randn(b, n), torch.randn(b, n)
-    D, bias = torch.randn(d), torch.rand(d) - 4
-    h, exact = state.double(), state.double()
+    b, d, n, g = 2, 40, 64, 2
+    shape = (4, 10) if heads else (d,)
+    state, x, dt, z = (torch.randn(b, *shape, *more).to(dtype) for more in ((n,), (), (), ()))
+    x = x.float()  # and so out, which shows what the state was rounded by
+    A, D, bias = -torch.rand(*shape, n) - 1, torch.randn(*shape), torch.rand(*shape) - 4
+    B, C = (torch.randn(b, g, n) if heads else torch.randn(b, n) for _ in "BC")
+    exact = state.double()
     options = {"D": D.double(), "z": z.double(), "dt_bias": bias.double(), "dt_softplus": True}
     wide = [t.double() for t in (x, dt, A, B, C)]
-    truth = reference.selective_state_update_ref(exact, *wide, **options)
-    rounded_first = reference.selective_state_update_ref(h.to(dtype), *wide, **options)
+    unrounded = reference.selective_state_update_ref(exact, *wide, **options)
     out = ct.selective_state_update(state, x, dt, A, B, C, D, z, bias, True)
-    assert out.dtype == state.dtype == dtype
+    assert out.dtype == torch.float32 and state.dtype == dtype
     unit = torch.finfo(dtype).eps / 2
-    assert ((out.double() - truth).abs() <= truth.abs() * unit * 1.01 + 1e-5).all()  # rounded once, to nearest
-    assert ((rounded_first - truth).abs() > truth.abs() * unit * 1.01 + 1e-5).any()  # which this is not
-    assert ((state.double() - exact).abs() <= exact.abs() * unit * 1.01 + 1e-5).all()
+    assert ((state.double() - exact).abs() <= exact.abs() * unit * 1.01 + 1e-6).all()  # rounded once
+    wide[1] = torch.full_like(wide[1], -float("inf"))  # softplus of which is 0: the state is read out and stays
+    expected = reference.selective_state_update_ref(state.double(), *wide, **options)
+    assert error(out, expected) < 1e-5 < 1e-3 < error(out, unrounded)
 
 
 @pytest.mark.parametrize("heads", [False, True])

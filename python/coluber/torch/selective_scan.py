@@ -75,7 +75,8 @@ def selective_state_update(
     state: (b,d,n) or (b,h,d,n). x, dt, z, out: (b,d) or (b,h,d). A: (d,n) or (h,d,n). B, C: (b,n) or (b,g,n).
     D, dt_bias: (d,) or (h,d). state_batch_indices (b,): rows of a larger state; -1: no row, the output is 0.
 
-    A state of 16 bits is read and written so; in between, out included, all is float32, as in the published kernel."""
+    A state of 16 bits is computed in float32 and rounded, and out is read from it as it is stored: out and the next token
+    follow from one state, as in the published reference (the published kernel reads out before it rounds)."""
     hint = "it updates the state in place: use selective_scan_fn"
     refuse_grad("selective_state_update", hint, x=x, dt=dt, B=B, C=C, z=z)
     if state.dim() not in (3, 4):
@@ -105,15 +106,18 @@ def _update(state, x, dt, A, B, C, D, z, dt_bias, dt_softplus):
         return tensor.reshape(*tensor.shape[:axes], -1, *tensor.shape[axes + 2 :])
 
     h = flat(state, 1)
-    work = h.float() if h.dtype in (torch.float16, torch.bfloat16) else h
+    rounded = h.dtype in (torch.float16, torch.bfloat16)
+    work = h.float() if rounded else h
     if work.dtype == torch.float32 and x.dtype == torch.float64:
         raise TypeError("[selective_state_update] state: expected float64 as x, got float32")
     work = work.contiguous()
-    out = native.scan_step(
-        work, flat(x, 1), flat(dt, 1), flat(A, 0), B, C, flat(D, 0), flat(z, 1), flat(dt_bias, 0), dt_softplus
-    )
+    x_, dt_, A_, D_, z_ = flat(x, 1), flat(dt, 1), flat(A, 0), flat(D, 0), flat(z, 1)
+    out = native.scan_step(work, x_, dt_, A_, B, C, D_, z_, flat(dt_bias, 0), dt_softplus)
     if work is not h or h.data_ptr() != state.data_ptr():
         state.copy_(work.reshape(state.shape))
+    if rounded:  # a token that takes no time leaves a state as it is and reads it out
+        stored = flat(state, 1).float().contiguous()
+        out = native.scan_step(stored, x_, torch.zeros_like(dt_), torch.zeros_like(A_), B, C, D_, z_, None, False)
     return out.reshape(x.shape)
 
 
