@@ -2,6 +2,8 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdint>
+#include <ctime>
 
 #include "apps/commands.h"
 #include "apps/machine.h"
@@ -16,10 +18,24 @@ struct Options : TrainFlags {
   std::optional<FlagBindings> bindings;  // into the fields above
 };
 
-// --- the first SIGINT or SIGTERM asks for an end, the second ends ----------------------------------------------------
+// --- the first SIGINT or SIGTERM asks for an end, one a second later ends --------------------------------------------
+// In that second more of them are the same wish: `timeout` sends its signal to the program and to its group, and a key
+// that is held repeats.
 volatile std::sig_atomic_t stop_signal = 0;
+std::timespec stop_time{};
 
 extern "C" void ask_to_stop(int signal) {
+  std::timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  if (stop_signal != 0) {
+    const std::int64_t milliseconds =
+        (now.tv_sec - stop_time.tv_sec) * 1000 + (now.tv_nsec - stop_time.tv_nsec) / 1000000;
+    if (milliseconds < 1000) return;
+    std::signal(signal, SIG_DFL);  // delivered when this returns
+    std::raise(signal);
+    return;
+  }
+  stop_time = now;
   stop_signal = signal;
   static constexpr char kNote[] = "\nStopping after this step, to save; once more ends at once.\n";
   [[maybe_unused]] const auto written = ::write(STDERR_FILENO, kNote, sizeof kNote - 1);
@@ -31,7 +47,8 @@ class StopOnSignal {
     stop_signal = 0;
     struct sigaction action {};
     action.sa_handler = ask_to_stop;
-    action.sa_flags = SA_RESETHAND | SA_RESTART;
+    action.sa_flags = SA_RESTART;
+    sigfillset(&action.sa_mask);  // one at a time
     for (std::size_t i = 0; i < 2; ++i) sigaction(kSignals[i], &action, &before_[i]);
   }
   ~StopOnSignal() {

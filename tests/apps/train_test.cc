@@ -24,13 +24,14 @@ class Train : public ::testing::Test {
     arguments.insert(arguments.end(), more.begin(), more.end());
     return arguments;
   }
-  // `coluber ARGUMENTS`, which gets SIGNAL when steps were done in OUT.
+  // `coluber ARGUMENTS`, which gets SIGNAL, twice as `timeout` sends it, when steps were done in OUT.
   Outcome interrupted(const std::vector<std::string>& arguments, const std::string& out,
                       const std::string& signal) const {
     std::string command = shell_quoted(COLUBER_PROGRAM);
     for (const std::string& argument : arguments) command += " " + shell_quoted(argument);
     command += " >" + (folder_ / "stdout") + " 2>" + (folder_ / "stderr") + " & for i in $(seq 600); do [ -s " + out +
-               "/metrics.jsonl ] && break; sleep 0.1; done; kill -s " + signal + " $!; wait $!";
+               "/metrics.jsonl ] && break; sleep 0.1; done; kill -s " + signal + " $!; sleep 0.005; kill -s " + signal +
+               " $!; wait $!";
     const int status = std::system(command.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_bytes(folder_ / "stdout"),
             read_bytes(folder_ / "stderr")};

@@ -111,7 +111,8 @@ void require_device(int device) {
     refuse(ErrorCode::kUnsupported, "device", join(name(), ": ", found.reason, "; the cpu works without one"));
   }
   if (device < 0 || device >= found.count) {
-    refuse_value(ErrorCode::kUnsupported, "device", "index", join("cuda:0 to cuda:", found.count - 1), name());
+    refuse_value(ErrorCode::kUnsupported, "device", "index",
+                 found.count == 1 ? "cuda:0, the only one" : join("cuda:0 to cuda:", found.count - 1), name());
   }
   static std::array<int, kMaxDevices> capabilities{};  // written with equal values by whoever comes first
   int& capability = capabilities[static_cast<std::size_t>(device)];
