@@ -26,6 +26,8 @@ from ._native import (
     set_num_threads,
 )
 
+from . import pickling as _pickling
+
 # What type checkers see of the names that are imported at their first use, and of _LAZY below.
 if TYPE_CHECKING:
     from . import ops as ops

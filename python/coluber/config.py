@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Dict, Optional, Union
 
 from . import _native
+from .arguments import names_wrong_types
 
 __all__ = ["ModelConfig"]
 
@@ -64,6 +65,7 @@ class ModelConfig:
         return cls(**_native.model_preset(name))
 
     @classmethod
+    @names_wrong_types
     def from_json(cls, text: str) -> "ModelConfig":
         """From the text of a config.json of any layout that Model.load takes."""
         values, sentences = _native.config_from_json(text)

@@ -1,7 +1,8 @@
 """Generation: the stream of what a model writes, and sessions."""
 
 import os
-from typing import Iterable, List, NamedTuple, Optional, Union
+from collections.abc import Mapping
+from typing import List, NamedTuple, Optional, Union
 
 from . import _native
 from ._native import SamplingOptions, State, Tokenizer
@@ -18,7 +19,7 @@ def is_batch(prompt) -> bool:
         return False
     if hasattr(prompt, "ndim"):
         return prompt.ndim > 1
-    if not isinstance(prompt, Iterable):
+    if not hasattr(prompt, "__getitem__") or not hasattr(prompt, "__len__") or isinstance(prompt, Mapping):
         raise TypeError(f"[generate] prompt: expected text, token ids or a list of them, got {type(prompt).__name__}")
     if len(prompt) == 0:
         raise ValueError("[generate] prompt: expected text or token ids, got an empty sequence (None: from nothing)")
@@ -154,10 +155,9 @@ class Session:
         greedy: bool = False,
         seed: int = 0,
     ):
-        if not hasattr(model, "generate"):
-            raise TypeError(f"[session] model: expected a Model, got {type(model).__name__}")
+        native = _native_of(model)
         options = _sampling_options(temperature, top_k, top_p, min_p, repetition_penalty, greedy, seed)
-        self._native = _native.make_session(model._native, options, state, _vocab_size(model), stream)
+        self._native = _native.make_session(native, options, state, _vocab_size(model), stream)
         self.model = model
 
     @classmethod
@@ -210,11 +210,18 @@ class Session:
     @classmethod
     def load(cls, path: PathLike, model, *, stream: int = 0, **options) -> "Session":
         """What save() wrote; with the same model, options and stream it draws what that session would have drawn."""
-        native = _native.load_session(path, model._native, _sampling_options(**options), _vocab_size(model), stream)
+        native = _native.load_session(path, _native_of(model), _sampling_options(**options), _vocab_size(model), stream)
         return cls._of(native, model)
 
     def __repr__(self) -> str:
         return f"coluber.Session({self.num_tokens} tokens, {self.model._title()})"
+
+
+def _native_of(model):
+    native = getattr(model, "_native", None)
+    if not isinstance(native, _native.Model):
+        raise TypeError(f"[session] model: expected a Model, got {type(model).__name__}")
+    return native
 
 
 def _vocab_size(model) -> int:

@@ -58,6 +58,7 @@ class Model:
         return self
 
     @classmethod
+    @names_wrong_types
     def load(
         cls, path: PathLike, dtype: Optional[str] = None, *, tokenizer: Union[Tokenizer, PathLike, None] = None
     ) -> "Model":
@@ -193,7 +194,8 @@ class Model:
         compute: str = "f32",
         algorithm: str = "auto",
     ):
-        """Logits (b,l,v) f32 over the padded vocabulary for token ids (b,l) of any integer dtype.
+        """Logits (b,l,v) f32 over the padded vocabulary for token ids (b,l) of any integer dtype (torch: uint8, int32,
+        int64).
 
         state: read before and written after, in place; None: every sequence begins anew. cu_seqlens (s+1): s sequences
         packed in one row (b = 1). resets (b,l) uint8 or bool: the state is cleared before these tokens.
@@ -206,6 +208,11 @@ class Model:
         return _like(ids, logits)
 
     __call__ = forward
+
+    def __reduce__(self):
+        raise TypeError(
+            "[model] pickle: expected save() into a folder and load() from it, got a model (to() copies one in memory)"
+        )
 
     @names_wrong_types
     def step(self, ids, state: State, *, algorithm: str = "auto"):
@@ -285,7 +292,17 @@ class Model:
             temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty,
             greedy=greedy, seed=seed,
         )
-        stops = [stop] if isinstance(stop, str) else list(stop)
+        stops = [stop] if isinstance(stop, (str, bytes)) or not hasattr(stop, "__iter__") else list(stop)
+        for text in stops:
+            if not isinstance(text, str):
+                raise TypeError(f"[generate] stop: expected a str or several, got {type(text).__name__}")
+        if isinstance(max_tokens, int) and max_tokens < 0:
+            raise ValueError(f"[generate] max_tokens: expected 0 or more, got {max_tokens}")
+        if isinstance(batch, int) and not 1 <= batch <= _native.MAX_GENERATE_BATCH:
+            raise ValueError(
+                f"[generate] batch: expected 1 to {_native.MAX_GENERATE_BATCH}, got {batch} (more prompts wait for a "
+                "place)"
+            )
         if "" in stops:
             raise ValueError("[generate] stop: expected some text, got an empty one")
         tokenizer = self.tokenizer
@@ -296,6 +313,8 @@ class Model:
             )
         if start is not None and not isinstance(start, Session):
             raise TypeError(f"[generate] start: expected a Session or None, got {type(start).__name__}")
+        if start is not None and start.model is not self:
+            raise ValueError("[generate] start: expected a session of this model, got one of another")
         many = is_batch(prompt)
         prompts = [
             prompt_ids(tokenizer, one, bos, parse_special, start is not None) for one in (prompt if many else [prompt])

@@ -6,11 +6,11 @@ For functions that torch differentiates see `coluber.torch`.
 
 Letters of the shapes: b sequences, l tokens, d channels, n states, k taps, g groups, s state slots, m features,
 v vocabulary. All floating arrays of one call have one dtype: float32 (fast kernels) or float64 (reference kernels).
-Sequences are the b rows of l tokens or, with `cu_seqlens` (s+1) int32, s sequences packed in one row (b = 1).
+Sequences are the b rows of l tokens or, with `cu_seqlens`, s+1 integers, s sequences packed in one row (b = 1).
 `resets` (b,l) uint8: where not 0, the state is cleared before that token. `reverse`: from the last token to the first.
 `algorithm`: "auto", "reference" (plain loops: the meaning of the op) or "cpu".
 
-Wrong shapes and values raise ValueError, what is no array TypeError, arrays on another device NotImplementedError.
+Wrong shapes, dtypes and values raise ValueError, what is no array TypeError, arrays on another device NotImplementedError.
 """
 
 from typing import Any, NamedTuple

@@ -7,12 +7,14 @@ from typing import Callable, Iterable, Optional, Union
 
 from . import _native
 from ._native import StreamDecoder, Tokenizer
+from .arguments import names_wrong_types
 
 __all__ = ["StreamDecoder", "Tokenizer"]
 
 PathLike = Union[str, "os.PathLike[str]"]
 
 
+@names_wrong_types
 def train(
     files: Union[PathLike, Iterable[PathLike], None] = None,
     vocab_size: int = 2048,
@@ -44,14 +46,17 @@ def train(
         )
 
     if texts is None:
-        return learn([files] if isinstance(files, (str, os.PathLike)) else list(files))
+        paths = [files] if isinstance(files, (str, os.PathLike)) or not isinstance(files, Iterable) else list(files)
+        return learn([os.fspath(path) for path in paths])
     if isinstance(texts, str):
         texts = [texts]
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "texts.jsonl")
         with open(path, "w", encoding="utf-8") as file:
             for text in texts:
-                file.write(json.dumps({text_field: text}) + "\n")
+                if not isinstance(text, str):
+                    raise TypeError(f"[tokenizer] texts: expected str, got {type(text).__name__}")
+                file.write(json.dumps({text_field: text}, ensure_ascii=False) + "\n")
         return learn([path])
 
 

@@ -4,20 +4,20 @@
 
 #include <array>
 #include <cstdint>
+#include <cstring>
+#include <optional>
 #include <span>
 #include <string>
+#include <vector>
+
+#include "coluber/error.h"
+#include "src/token_ids.h"
 
 namespace coluber::python {
 namespace {
 
 [[noreturn]] void refuse_index(const std::string& expected, const std::string& got) {
   throw nb::index_error(("[array] index: expected " + expected + ", got " + got).c_str());
-}
-
-// numpy's arrays say that they are an index, too; those without axes are.
-bool is_integer(nb::handle part) {
-  if (PyIndex_Check(part.ptr()) == 0 || PyBool_Check(part.ptr()) != 0) return false;
-  return !nb::hasattr(part, "ndim") || part.attr("ndim").equal(nb::int_(0));
 }
 
 // A view of `source` that grows axis by axis, as the parts of an index are read from the left.
@@ -122,6 +122,19 @@ nb::object list_of(const Tensor& tensor) {
   nb::list list;
   for (std::int64_t i = 0; i < tensor.size(0); ++i) list.append(list_of(tensor.select(0, i)));
   return list;
+}
+
+Tensor tensor_of_bytes(const nb::bytes& data, const std::vector<std::int64_t>& shape, const std::string& dtype) {
+  const std::optional<DType> known = dtype_from_name(dtype);
+  if (!known) throw Error(ErrorCode::kInvalidArgument, "array", "dtype: expected that of an Array, got " + dtype);
+  Tensor tensor = Tensor::empty(Shape(std::span<const std::int64_t>(shape)), *known);
+  if (static_cast<std::int64_t>(data.size()) != tensor.size_bytes()) {
+    throw Error(ErrorCode::kInvalidArgument, "array",
+                "data: expected " + std::to_string(tensor.size_bytes()) + " bytes for shape " +
+                    tensor.shape().to_string() + ", got " + std::to_string(data.size()));
+  }
+  if (data.size() > 0) std::memcpy(tensor.raw(), data.c_str(), data.size());
+  return tensor;
 }
 
 nb::object item_of(const Tensor& tensor, nb::handle index) {

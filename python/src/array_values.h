@@ -3,6 +3,10 @@
 
 #include <nanobind/nanobind.h>
 
+#include <cstdint>
+#include <string>
+#include <vector>
+
 #include "coluber/tensor.h"
 
 namespace coluber::python {
@@ -14,6 +18,9 @@ nb::object number_of(const Tensor& tensor);
 
 // Nested lists of numbers, an axis each; a number for no axis.
 nb::object list_of(const Tensor& tensor);
+
+// An array of a dtype's name with these bytes, row by row: what pickle makes one of.
+Tensor tensor_of_bytes(const nb::bytes& data, const std::vector<std::int64_t>& shape, const std::string& dtype);
 
 // array[index], index an int, a slice of any step, ... or None, or a tuple of such, as in numpy: a view of the same
 // memory, or the number itself where ints name one element. IndexError for what is not there, TypeError for what is no

@@ -17,6 +17,7 @@
 #include "coluber/error.h"
 #include "src/array_values.h"
 #include "src/dlpack.h"
+#include "src/token_ids.h"
 
 namespace coluber::python {
 namespace {
@@ -343,20 +344,18 @@ DType dtype_named(const std::string& name) {
 
 void append_ids(nb::handle object, std::vector<std::int64_t>& shape, std::size_t axis, std::vector<std::int32_t>& ids,
                 std::string_view name) {
-  if (PyLong_Check(object.ptr()) != 0 && PyBool_Check(object.ptr()) == 0) {
+  if (is_integer(object)) {
     if (axis != shape.size()) refuse_type(name, "rows of one depth", "an int beside a sequence");
-    const long long id = PyLong_AsLongLong(object.ptr());
-    if (PyErr_Occurred() != nullptr) PyErr_Clear();
-    if (id < std::numeric_limits<std::int32_t>::min() || id > std::numeric_limits<std::int32_t>::max()) {
-      throw Error(ErrorCode::kInvalidArgument, "array",
-                  std::string(name) + ": expected token ids below 2^31, got " + nb::cast<std::string>(nb::str(object)));
-    }
-    ids.push_back(static_cast<std::int32_t>(id));
+    ids.push_back(id_of_integer(object, name));
     return;
   }
   if (PySequence_Check(object.ptr()) == 0 || PyUnicode_Check(object.ptr()) != 0)
-    refuse_type(name, "token ids (an array or a sequence of ints)", type_of(object));
+    refuse_type(name, "integers (an array or a sequence of them)", type_of(object));
   const auto size = static_cast<std::int64_t>(nb::len(object));
+  if (axis == kMaxRank) {  // also a list that holds itself
+    throw Error(ErrorCode::kInvalidArgument, "array",
+                std::string(name) + ": expected at most " + std::to_string(kMaxRank) + " axes, got more");
+  }
   if (axis == shape.size() && ids.empty()) shape.push_back(size);
   if (axis >= shape.size() || shape[axis] != size) {
     throw Error(ErrorCode::kInvalidArgument, "array",
@@ -395,10 +394,11 @@ Tensor ids_from(nb::handle ids, std::string_view name) {
     append_ids(ids, shape, 0, values, name);
     return Tensor::of(Shape(std::span<const std::int64_t>(shape)), values);
   }
+  if (const std::optional<Tensor> own = ids_of_buffer(ids, name)) return *own;
   const Tensor tensor = tensor_from(ids, name);
   if (tensor.dtype() == DType::kI32) return tensor;
   if (tensor.dtype() != DType::kI64 && tensor.dtype() != DType::kU8)
-    refuse_type(name, "token ids of an integer dtype", std::string(dtype_name(tensor.dtype())));
+    refuse_type(name, "an integer dtype", std::string(dtype_name(tensor.dtype())));
   if (tensor.dtype() == DType::kI64) {
     const Tensor whole = tensor.contiguous();
     const auto* const p = whole.data<std::int64_t>();
@@ -406,7 +406,7 @@ Tensor ids_from(nb::handle ids, std::string_view name) {
       if (p[i] >= std::numeric_limits<std::int32_t>::min() && p[i] <= std::numeric_limits<std::int32_t>::max())
         continue;
       throw Error(ErrorCode::kInvalidArgument, "array",
-                  std::string(name) + ": expected token ids below 2^31, got " + std::to_string(p[i]));
+                  std::string(name) + ": expected integers that 32 bits hold, got " + std::to_string(p[i]));
     }
   }
   return tensor.to(DType::kI32);
@@ -476,6 +476,7 @@ void bind_arrays(nb::module_& m) {
   m.def(
       "array", [](nb::object object) { return tensor_from(object, "object"); }, nb::arg("object"),
       "A coluber.Array over the memory of any array, without a copy.");
+  m.def("_array_of_bytes", &tensor_of_bytes, nb::arg("data"), nb::arg("shape"), nb::arg("dtype"));
 }
 
 }  // namespace coluber::python

@@ -22,8 +22,8 @@ Tensor tensor_from(nb::handle array, std::string_view name);
 // The same for memory that will be written: refuses read-only arrays and those whose elements overlap.
 Tensor writable_from(nb::handle array, std::string_view name);
 
-// Token ids (...) i32 from an array of any integer dtype, an int, or nested sequences of ints; refuses ids that no i32
-// holds. Copies unless it is an i32 array already.
+// Token ids (...) i32, or borders of sequences, from an array of any integer dtype (by DLPack i32, i64, u8), an int, or
+// nested sequences of ints; refuses what no i32 holds. Copies unless it is an i32 array already.
 Tensor ids_from(nb::handle ids, std::string_view name);
 
 // What Python gets: coluber.Array, or None for an undefined Tensor.

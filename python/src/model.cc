@@ -140,7 +140,7 @@ void bind_reading(nb::class_<Model>& model) {
         options.last_token_only = last_token_only;
         return array_of(in_context([&](Context& ctx) { return forward(self, ctx, tokens, options); }, algorithm));
       },
-      nb::arg("ids"), nb::arg("state").none(), nb::arg("cu_seqlens").none(), nb::arg("resets").none(),
+      nb::arg("ids").none(), nb::arg("state").none(), nb::arg("cu_seqlens").none(), nb::arg("resets").none(),
       nb::arg("last_token_only"), nb::arg("compute"), nb::arg("algorithm"));
   model.def(
       "step",
@@ -148,7 +148,7 @@ void bind_reading(nb::class_<Model>& model) {
         const Tensor tokens = ids_from(ids, "ids").contiguous();
         return array_of(in_context([&](Context& ctx) { return self.step(ctx, tokens, state); }, algorithm));
       },
-      nb::arg("ids"), nb::arg("state"), nb::arg("algorithm"));
+      nb::arg("ids").none(), nb::arg("state"), nb::arg("algorithm"));
   model.def(
       "evaluate",
       [](const Model& self, nb::handle ids, nb::handle targets, State* state, nb::handle cu_seqlens, nb::handle resets,
@@ -160,7 +160,7 @@ void bind_reading(nb::class_<Model>& model) {
             in_context([&](Context& ctx) { return evaluate(self, ctx, tokens, after, options); }, algorithm);
         return nb::make_tuple(sum.nats, sum.num_tokens);
       },
-      nb::arg("ids"), nb::arg("targets").none(), nb::arg("state").none(), nb::arg("cu_seqlens").none(),
+      nb::arg("ids").none(), nb::arg("targets").none(), nb::arg("state").none(), nb::arg("cu_seqlens").none(),
       nb::arg("resets").none(), nb::arg("compute"), nb::arg("algorithm"));
 }
 

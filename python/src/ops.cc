@@ -6,6 +6,8 @@
 #include <nanobind/stl/string_view.h>
 #include <nanobind/stl/tuple.h>
 
+#include <functional>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -37,10 +39,42 @@ DType compute_dtype(std::string_view name) {
   throw Error(ErrorCode::kInvalidArgument, "linear", "compute: expected f32 or bf16, got " + std::string(name));
 }
 
+// Whether the memory between the first and the last element of one reaches into that of the other.
+bool spans_meet(const Tensor& one, const Tensor& other) {
+  const auto span_of = [](const Tensor& t) {
+    const auto* begin = static_cast<const char*>(t.raw());
+    const char* end = begin + dtype_size(t.dtype());
+    for (int axis = 0; axis < t.rank(); ++axis) {
+      const std::int64_t reach = (t.size(axis) - 1) * t.stride(axis) * dtype_size(t.dtype());
+      (reach < 0 ? begin : end) += reach;
+    }
+    return std::pair(begin, end);
+  };
+  if (one.numel() == 0 || other.numel() == 0) return false;
+  const auto [a, a_end] = span_of(one);
+  const auto [b, b_end] = span_of(other);
+  return std::less<>()(a, b_end) && std::less<>()(b, a_end);
+}
+
 // The gradient counterpart of a list of inputs: a tuple with None where the input was None.
 template <class... Tensors>
 nb::tuple arrays_of(const Tensors&... tensors) {
   return nb::make_tuple(array_of(tensors)...);
+}
+
+// cu_seqlens of any integers; undefined for None.
+Tensor borders_from(nb::handle cu_seqlens) {
+  return cu_seqlens.is_none() ? Tensor{} : ids_from(cu_seqlens, "cu_seqlens");
+}
+
+// A step reads its inputs while it writes the state.
+void check_apart(std::string_view op, const Tensor& state, std::initializer_list<const Tensor*> inputs) {
+  for (const Tensor* input : inputs) {
+    if (state.defined() && input->defined() && spans_meet(state, *input)) {
+      throw Error(ErrorCode::kInvalidArgument, std::string(op),
+                  "state: expected memory of its own, got some that an input of the step lies in, too (copy it)");
+    }
+  }
 }
 
 ops::SelectiveScanArgs scan_args(nb::handle u, nb::handle dt, nb::handle A, nb::handle B, nb::handle C, nb::handle D,
@@ -57,7 +91,7 @@ ops::SelectiveScanArgs scan_args(nb::handle u, nb::handle dt, nb::handle A, nb::
           .dt_softplus = dt_softplus,
           .reverse = reverse,
           .state_in = tensor_from(state_in, "state_in"),
-          .cu_seqlens = tensor_from(cu_seqlens, "cu_seqlens"),
+          .cu_seqlens = borders_from(cu_seqlens),
           .resets = tensor_from(resets, "resets")};
 }
 
@@ -96,6 +130,7 @@ nb::object scan_step(nb::handle state, nb::handle u, nb::handle dt, nb::handle A
   const ops::SelectiveScanArgs args =
       scan_args(u, dt, A, B, C, D, z, dt_bias, dt_softplus, false, nb::none(), nb::none(), nb::none());
   const Tensor h = writable_from(state, "state");
+  check_apart("selective_scan", h, {&args.u, &args.dt, &args.A, &args.B, &args.C, &args.D, &args.z, &args.dt_bias});
   return array_of(run(algorithm, [&](Context& ctx) { return ops::selective_scan_step(ctx, args, h); }));
 }
 
@@ -107,7 +142,7 @@ ops::CausalConv1dArgs conv_args(nb::handle x, nb::handle weight, nb::handle bias
           .silu = silu,
           .reverse = reverse,
           .state_in = tensor_from(state_in, "state_in"),
-          .cu_seqlens = tensor_from(cu_seqlens, "cu_seqlens"),
+          .cu_seqlens = borders_from(cu_seqlens),
           .resets = tensor_from(resets, "resets")};
 }
 
@@ -133,6 +168,7 @@ nb::object conv_step(nb::handle state, nb::handle x, nb::handle weight, nb::hand
                      std::string_view algorithm) {
   const ops::CausalConv1dArgs args = conv_args(x, weight, bias, silu, false, nb::none(), nb::none(), nb::none());
   const Tensor window = writable_from(state, "state");
+  check_apart("causal_conv1d", window, {&args.x, &args.weight, &args.bias});
   return array_of(run(algorithm, [&](Context& ctx) { return ops::causal_conv1d_step(ctx, args, window); }));
 }
 

@@ -13,6 +13,8 @@
 namespace coluber::python {
 namespace {
 
+constexpr std::int64_t kMostThreads = 1024;  // what a Context takes
+
 struct FreeContexts {
   std::mutex mutex;
   std::vector<std::unique_ptr<Context>> contexts;
@@ -47,15 +49,16 @@ PyObject* exception_type(ErrorCode code) {
   return PyExc_RuntimeError;
 }
 
-void set_num_threads(int num_threads) {
-  if (num_threads < 0) {
-    throw nb::value_error(
-        ("[set_num_threads] num_threads: expected 0 (all cores) or more, got " + std::to_string(num_threads)).c_str());
+void set_num_threads(std::int64_t num_threads) {
+  if (num_threads < 0 || num_threads > kMostThreads) {
+    throw Error(ErrorCode::kInvalidArgument, "set_num_threads",
+                "num_threads: expected 0 (all cores) to " + std::to_string(kMostThreads) + ", got " +
+                    std::to_string(num_threads));
   }
   FreeContexts& list = *free_contexts_slot();
   std::vector<std::unique_ptr<Context>> dropped;
   const std::lock_guard lock(list.mutex);
-  list.num_threads = num_threads;
+  list.num_threads = static_cast<int>(num_threads);
   dropped.swap(list.contexts);
 }
 

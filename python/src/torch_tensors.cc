@@ -12,6 +12,7 @@ struct TorchFunctions {
   PyObject* to_dlpack = nullptr;
   PyObject* from_dlpack = nullptr;
   PyObject* view_as_complex = nullptr;
+  PyObject* is_neg = nullptr;
 };
 
 TorchFunctions& torch_functions() {
@@ -47,6 +48,10 @@ std::string_view torch_name(DType dtype) {
 
 // A capsule of the tensor's memory; what torch itself cannot share is refused in our words.
 nb::object taken(nb::handle tensor, std::string_view name) {
+  // DLPack says nothing of a negation that torch puts off, as that of the imaginary part of a conjugate.
+  PyObject* const is_neg = call_one(torch_functions().is_neg, tensor);
+  if (is_neg == nullptr) PyErr_Clear();  // it is no tensor
+  if (nb::steal(is_neg).is(nb::handle(Py_True))) return taken(nb::object(tensor.attr("resolve_neg")()), name);
   PyObject* const capsule = call_one(torch_functions().to_dlpack, tensor);
   if (capsule != nullptr) return nb::steal(capsule);
   PyErr_Clear();
@@ -112,6 +117,10 @@ Tensor borrow_indices(nb::handle tensor, std::string_view name) {
 }
 
 Tensor borrow_writable(nb::handle tensor, std::string_view name) {
+  if (nb::cast<bool>(tensor.attr("is_neg")()))
+    throw nb::value_error(("[torch] " + std::string(name) + ": expected memory that holds the values, got a negation " +
+                           "that torch puts off (clone it)")
+                              .c_str());
   return writable_from(taken(tensor, name), name);
 }
 
@@ -139,7 +148,8 @@ void bind_torch_tensors(nb::module_& m) {
   m.def(
       "set_torch",
       [](nb::object to_dlpack, nb::object from_dlpack, nb::object view_as_complex) {
-        torch_functions() = {to_dlpack.release().ptr(), from_dlpack.release().ptr(), view_as_complex.release().ptr()};
+        torch_functions() = {to_dlpack.release().ptr(), from_dlpack.release().ptr(), view_as_complex.release().ptr(),
+                             nb::object(nb::module_::import_("torch").attr("Tensor").attr("is_neg")).release().ptr()};
       },
       nb::arg("to_dlpack"), nb::arg("from_dlpack"), nb::arg("view_as_complex"),
       "Hands over torch's functions for DLPack capsules; coluber.torch calls it once.");

@@ -63,7 +63,13 @@ Batches batches_from(nb::object source) {
 
 std::shared_ptr<const TokenStore> store_of(nb::handle ids, std::int64_t vocab_size, std::int64_t eos_id) {
   if (ids.is_none()) return nullptr;
-  return TokenStore::of(id_list_from(ids, "data"), vocab_size, {}, eos_id);
+  std::vector<std::int32_t> list = id_list_from(ids, "data");
+  if (const auto below = std::find_if(list.begin(), list.end(), [](std::int32_t id) { return id < 0; });
+      below != list.end()) {
+    throw Error(ErrorCode::kInvalidArgument, "train",
+                "data: expected token ids of 0 or more, got " + std::to_string(*below));
+  }
+  return TokenStore::of(std::move(list), vocab_size, {}, eos_id);
 }
 
 // What Python says of a training; each part may be missing.

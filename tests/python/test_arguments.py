@@ -18,7 +18,6 @@ def model():
 @pytest.mark.parametrize("options, sentence", [
     (dict(eps="x"), "[norm_forward] eps: expected a number, got str"),
     (dict(group_size=1.5), "[norm_forward] group_size: expected a whole number, got float"),
-    (dict(group_size=10**30), f"[norm_forward] group_size: expected a whole number of 64 bits, got {10**30}"),
     (dict(norm_before_gate=1), "[norm_forward] norm_before_gate: expected True or False, got int"),
     (dict(algorithm=None), "[norm_forward] algorithm: expected a str, got NoneType"),
 ])
@@ -31,7 +30,8 @@ def test_operators(options, sentence):
 @pytest.mark.parametrize("options, sentence", [
     (dict(temperature="hot"), "[Model.generate] temperature: expected a number, got str"),
     (dict(max_tokens=2.5), "[Model.generate] max_tokens: expected a whole number, got float"),
-    (dict(seed=-1), "[Model.generate] seed: expected 0 or more, got -1"),
+    (dict(stop=3), "[generate] stop: expected a str or several, got int"),
+    (dict(stop=[b"x"]), "[generate] stop: expected a str or several, got bytes"),
     (dict(start=3), "[generate] start: expected a Session or None, got int"),
 ])
 def test_generate(model, options, sentence):
@@ -55,6 +55,66 @@ def test_model_session_and_training(model):
         coluber.train(np.arange(900) % 50, vocab_size="x", max_steps=1)
     with pytest.raises(TypeError, match=r"^\[train\] on_step: expected a function, got int$"):
         coluber.train(np.arange(900) % 50, vocab_size=50, d_model=16, n_layer=1, seqlen=16, max_steps=1, on_step=5)
+
+
+@pytest.mark.parametrize("options, sentence", [
+    (dict(seed=-1), "[Model.generate] seed: expected 0 or more, got -1"),
+    (dict(first_stream=-2), "[Model.generate] first_stream: expected 0 or more, got -2"),
+    (dict(max_tokens=10**30), f"[Model.generate] max_tokens: expected a whole number of 64 bits, got {10**30}"),
+    (dict(max_tokens=-1), "[generate] max_tokens: expected 0 or more, got -1"),
+    (dict(batch=9), "[generate] batch: expected 1 to 8, got 9 (more prompts wait for a place)"),
+])
+def test_numbers_out_of_range_are_values(model, options, sentence):
+    with pytest.raises(ValueError) as error:
+        list(model.generate([1], stream="ids", **options))
+    assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize("prompt", [{1: 2}, {1}, (i for i in range(3)), 3])
+def test_prompts_that_are_no_sequence(model, prompt):
+    with pytest.raises(TypeError, match="prompt: expected text, token ids or a list of them"):
+        model.generate(prompt, stream="ids")
+
+
+def test_sessions_belong_to_a_model(model):
+    other = coluber.Model.create(d_model=16, n_layer=1, vocab_size=50, seed=1)
+    with pytest.raises(ValueError, match="start: expected a session of this model"):
+        model.generate([1], stream="ids", start=coluber.Session(other))
+    for call in (coluber.Session, lambda model: coluber.Session.load("none", model)):
+        with pytest.raises(TypeError, match="model: expected a Model, got NoneType"):
+            call(None)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?"])
+def test_ids_of_any_integer_dtype(model, dtype):
+    ids = np.array([[1, 0, 1, 1], [0, 1, 1, 0]])
+    expected = model.forward(ids.astype(np.int32)[:, ::-2])
+    assert np.array_equal(model.forward(ids.astype(dtype)[:, ::-2]), expected)
+    assert np.array_equal(model.forward([list(row.astype(dtype)) for row in ids[:, ::-2]]) if dtype != "?" else expected,
+                          expected)
+
+
+def test_integers_that_are_no_ids(model):
+    endless = []
+    endless.append(endless)
+    with pytest.raises(ValueError, match="ids: expected at most 6 axes, got more"):
+        model.forward(endless)
+    for ids in (np.array([[2**31]], np.uint32), np.array([[2**63]], np.uint64), [[2**31]], [[2**80]],
+                np.array([[2**31]])):
+        with pytest.raises(ValueError, match="ids: expected integers that 32 bits hold, got "):
+            model.forward(ids)
+    for ids in (None, "abc", [[True]], [[1.0]], np.ones((1, 2)), {1}):
+        with pytest.raises(TypeError, match="ids: expected (integers|an integer dtype)"):
+            model.forward(ids)
+    with pytest.raises(ValueError, match="data: expected token ids of 0 or more, got -3"):
+        coluber.train(np.arange(900) % 50 - 3, vocab_size=50, d_model=16, n_layer=1, seqlen=16, max_steps=1)
+
+
+def test_threads():
+    for number in (-1, 1025, 2**40):
+        with pytest.raises(ValueError, match=f"num_threads: expected 0 .* to 1024, got {number}"):
+            coluber.set_num_threads(number)
+    assert coluber.get_num_threads() >= 1
 
 
 def test_other_type_errors_stay_as_they_are():

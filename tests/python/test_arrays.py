@@ -1,7 +1,9 @@
 """What goes in as an array and what comes out."""
 
 import array
+import copy
 import gc
+import pickle
 import weakref
 
 import numpy as np
@@ -33,6 +35,17 @@ def test_strides_are_kept():
     x = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
     for view in (x.transpose(2, 0, 1), x[::-1], x[:, ::2, 1:], x[1:2], np.broadcast_to(x[:1], x.shape)):
         assert np.array_equal(np.asarray(coluber.array(view)), view)
+
+
+@pytest.mark.parametrize("name", [*DTYPES, "bf16"])
+def test_pickles(name):
+    x = np.arange(24).reshape(2, 3, 4)
+    whole = coluber.array(x).to(name)
+    for a in (whole, whole[:, ::-2], whole[0:0], whole[1, 2]):
+        for again in (pickle.loads(pickle.dumps(a)), copy.deepcopy(a)):
+            assert (again.shape, again.dtype, again.tolist()) == (a.shape, name, a.tolist())
+    with pytest.raises(ValueError, match="data: expected 8 bytes for shape"):
+        coluber._native._array_of_bytes(b"abcd", [2], "f32")
 
 
 def test_shapes_at_the_border():

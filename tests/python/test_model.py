@@ -1,5 +1,7 @@
 """coluber.Model: logits against golden files and against itself, files, refusals, threads, memory."""
 
+import copy
+import pickle
 import signal
 import threading
 import time
@@ -162,7 +164,7 @@ def test_config():
         (ValueError, "256", lambda m: m.forward([[300]])),
         (ValueError, None, lambda m: m.forward([[-1]])),
         (TypeError, "integer dtype", lambda m: m.forward(np.ones((1, 2), np.float32))),
-        (TypeError, "token ids", lambda m: m.forward("text")),
+        (TypeError, "expected integers", lambda m: m.forward("text")),
         (TypeError, "keyword", lambda m: m.forward([[1]], stat=None)),
         (TypeError, None, lambda m: m.forward([[1]], state=3)),
         (ValueError, "sequences of the state", lambda m: m.forward([[1]], m.make_state(2))),
@@ -190,6 +192,14 @@ def test_a_state_of_another_model_is_refused(model):
         model.forward(IDS, small_model(d_model=32).make_state(2))
     with pytest.raises(ValueError):
         model.step([1], small_model(n_layer=3).make_state(1))
+
+
+def test_models_are_saved_not_pickled(model):
+    for copied in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"^\[model\] pickle: expected save\(\) into a folder"):
+            copied(model)
+    options = pickle.loads(pickle.dumps(coluber.SamplingOptions(temperature=0.5, top_k=3, seed=2**63)))
+    assert (options.temperature, options.top_k, options.seed) == (0.5, 3, 2**63)
 
 
 def test_empty_batches(model):

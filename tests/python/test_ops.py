@@ -77,6 +77,26 @@ def test_scan_backward_by_central_differences():
         np.testing.assert_allclose(getattr(grads, name), central_difference(loss, x), rtol=1e-6, atol=1e-8, err_msg=name)
 
 
+def test_a_state_lies_apart_from_what_a_step_reads():
+    one = {name: x[:, :1] for name, x in scan_inputs(b=1, n=3).items() if name in ("u", "dt", "B", "C")}
+    A, memory = -np.ones((3, 3)), np.zeros((2, 3, 3))
+    ops.selective_scan_step(memory[1:], **{**one, "B": memory[:1, 2:]}, A=A)  # neighbours
+    with pytest.raises(ValueError, match="state: expected memory of its own"):
+        ops.selective_scan_step(memory[:1], **{**one, "B": memory[:1, ::-1][:, :1]}, A=A)
+    with pytest.raises(ValueError, match="state: expected memory of its own"):
+        ops.causal_conv1d_step(memory[:1], memory[:1, 1:2], np.ones((3, 4)))
+
+
+def test_borders_of_sequences_are_any_integers():
+    inputs = scan_inputs(b=1)
+    del inputs["state_in"]
+    expected = ops.selective_scan(**inputs, cu_seqlens=np.array([0, 3, 7], np.int32))
+    for borders in ([0, 3, 7], (0, np.int64(3), 7), np.array([0, 3, 7]), np.array([0, 3, 7], np.uint16)):
+        assert np.array_equal(ops.selective_scan(**inputs, cu_seqlens=borders), expected)
+    with pytest.raises(TypeError, match="cu_seqlens: expected an integer dtype, got f64"):
+        ops.selective_scan(**inputs, cu_seqlens=np.array([0.0, 7.0]))
+
+
 def test_scan_steps_are_the_scan():
     args = scan_inputs(dtype=np.float32)
     whole, last = ops.selective_scan_forward(**args, dt_softplus=True, return_state=True)

@@ -1,6 +1,7 @@
 """coluber.State: a value that forks, compares, and survives in a file."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -26,6 +27,18 @@ def test_forks_go_their_own_way(model):
     assert (state == 3) is False
     with pytest.raises(TypeError):
         hash(state)
+
+
+@pytest.mark.parametrize("changes", [{}, {"d_conv": 1}])
+def test_pickles(changes):
+    model = small_model(**changes)
+    state = read(model)
+    again = pickle.loads(pickle.dumps(state))
+    assert again == state and again.num_tokens == 5
+    model.step([1, 2], again)
+    assert again != state  # memory of its own
+    empty = model.make_state(0)
+    assert pickle.loads(pickle.dumps(empty)) == empty
 
 
 def test_rows(model):

@@ -1,6 +1,8 @@
 """coluber.Tokenizer: there and back, streaming, learning a vocabulary."""
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -63,6 +65,18 @@ def test_a_published_one_agrees_with_its_library():
             assert tokenizer.encode(case["text"]) == case["ids"], case["text"]
             checked += 1
     assert checked > 10
+
+
+def test_pickles(learned, tmp_path):
+    with_bos = tmp_path / "bos"
+    with_bos.mkdir()
+    learned.save(with_bos)
+    (with_bos / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<|endoftext|>", "eos_token": "e"}))
+    for tokenizer in (learned, coluber.Tokenizer.bytes(), coluber.Tokenizer.load(with_bos)):
+        for again in (pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer)):
+            assert again == tokenizer and again.encode(TEXT) == tokenizer.encode(TEXT)
+            assert (again.bos_id, again.eos_id) == (tokenizer.bos_id, tokenizer.eos_id)
+    assert with_bos and coluber.Tokenizer.load(with_bos).eos_id != learned.eos_id
 
 
 def test_streaming_is_decoding(learned):

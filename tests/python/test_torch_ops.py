@@ -348,6 +348,10 @@ def test_refusals():
     refused(NotImplementedError, match, conv, u, torch.randn(4, 4), activation="gelu")
     refused(ValueError, "expected", ct.rms_norm_fn, u, torch.ones(3), None)
     refused(ValueError, "rowscale", ct.rms_norm_fn, u, torch.ones(6), None, x1=u, rowscale=u[..., 0])
+    match = "dropout_p: expected 0 or more, below 1, got 2"
+    refused(ValueError, match, ct.rms_norm_fn, u, torch.ones(6), None, dropout_p=2)
+    refused(TypeError, r"seq_idx\] expected a torch tensor \(b,l\), got list", scan, u, delta, A, B, C, seq_idx=[[0]])
+    refused(TypeError, "state: expected a torch tensor, got None", ct.selective_state_update, None, u, delta, A, B, C)
     refused(ValueError, "conv_state: expected", ct.causal_conv1d_update, u, torch.zeros(2, 4, 2), torch.randn(4, 4))
     state = torch.zeros(2, 4, 3)
     token = [u[..., 0], delta[..., 0], A, B[..., 0], C[..., 0]]
@@ -355,6 +359,29 @@ def test_refusals():
     refused(RuntimeError, "x: expected a tensor without gradient", ct.selective_state_update, state, *wanting)
     overlapping = torch.zeros(1, 4, 3).expand(2, 4, 3)
     refused(RuntimeError, "single memory location", ct.selective_state_update, overlapping, *token)
+
+
+def test_negation_that_torch_puts_off():
+    """The imaginary part of a conjugate is memory with the other sign, of which DLPack does not tell."""
+    inputs = scan_inputs(dtype=torch.float32)
+    u = torch.complex(inputs[0], inputs[0]).conj().imag
+    assert u.is_neg() and torch.equal(u, -inputs[0])
+    assert torch.equal(ct.selective_scan_fn(u, *inputs[1:]), ct.selective_scan_fn(-inputs[0], *inputs[1:]))
+    token = [x[..., 0] for x in inputs[:2]] + [inputs[2]] + [x[..., 0] for x in inputs[3:5]]
+    state = torch.zeros(2, 4, 3)
+    negated = torch.complex(state, state).conj().imag
+    assert torch.equal(ct.selective_state_update(negated, *token), ct.selective_state_update(state, *token))
+    assert torch.equal(negated, state) and state.any()
+    negated = torch._neg_view(state)
+    with pytest.raises(ValueError, match="expected memory that holds the values, got a negation"):
+        ct.selective_state_update(negated, *token)
+
+
+def test_update_of_no_tokens():
+    state = torch.randn(2, 4, 3)
+    kept = state.clone()
+    assert ct.causal_conv1d_update(torch.randn(2, 4, 0), state, torch.randn(4, 4)).shape == (2, 4, 0)
+    assert torch.equal(state, kept)
 
 
 def test_no_elements():

@@ -54,6 +54,8 @@ def resets_of(seq_idx):
     """(b,l) numbers of sequences -> (b,l) uint8, 1 where another sequence begins."""
     if seq_idx is None:
         return None
+    if not isinstance(seq_idx, torch.Tensor):
+        raise TypeError(f"[seq_idx] expected a torch tensor (b,l), got {type(seq_idx).__name__}")
     if seq_idx.dim() != 2 or seq_idx.dtype not in (torch.int32, torch.int64):
         raise TypeError(
             f"[seq_idx] expected (b,l) of int32 or int64, got {tuple(seq_idx.shape)} of {seq_idx.dtype}"

@@ -117,6 +117,8 @@ def _update(x, conv_state, weight, bias, silu, cache_seqlens):
         places = torch.arange(-(k - 1), 0, device=x.device) + cache_seqlens.long().unsqueeze(1)
         before = conv_state.gather(2, (places % slots).unsqueeze(1).expand(-1, x.shape[1], -1))
     out, _ = _forward(x, weight, bias, silu, before.clone(), None, None, False)
+    if length == 0:
+        return out
     if cache_seqlens is None:
         if length < slots:
             conv_state[..., :-length] = conv_state[..., length:].clone()

@@ -55,6 +55,8 @@ def layer_norm_fn(
     x, x1, residual: (...,m). weight, bias, weight1, bias1: (m,). rowscale: (...). With weight1 a second output of the
     same sum; with prenorm also the sum, in the dtype of residual (float32 without one where residual_in_fp32); with
     return_dropout_mask also the masks of x and x1."""
+    if not 0 <= dropout_p < 1:
+        raise ValueError(f"[norm] dropout_p: expected 0 or more, below 1, got {dropout_p}")
     if x1 is not None and rowscale is not None:
         raise ValueError("[norm] rowscale: expected None beside x1, got both")
     dtype = x.dtype

@@ -75,10 +75,12 @@ def selective_state_update(
     state: (b,d,n) or (b,h,d,n). x, dt, z, out: (b,d) or (b,h,d). A: (d,n) or (h,d,n). B, C: (b,n) or (b,g,n).
     D, dt_bias: (d,) or (h,d). state_batch_indices (b,): rows of a larger state; -1: no row, the output is 0.
 
-    A state of 16 bits is computed in float32 and rounded, and out is read from it as it is stored: out and the next token
-    follow from one state, as in the published reference (the published kernel reads out before it rounds)."""
+    A state of 16 bits is computed in float32 and rounded, and out is read from it as it is stored: out and the next
+    token follow from one state, as in the published reference (the published kernel reads out before it rounds)."""
     hint = "it updates the state in place: use selective_scan_fn"
-    refuse_grad("selective_state_update", hint, x=x, dt=dt, B=B, C=C, z=z)
+    if not isinstance(state, torch.Tensor):
+        raise TypeError(f"[selective_state_update] state: expected a torch tensor, got {type(state).__name__}")
+    refuse_grad("selective_state_update", hint, state=state, x=x, dt=dt, B=B, C=C, z=z)
     if state.dim() not in (3, 4):
         raise ValueError(
             f"[selective_state_update] state: expected (b,d,n) or (b,h,d,n), got {tuple(state.shape)}"
