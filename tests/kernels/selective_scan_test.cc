@@ -69,6 +69,18 @@ TEST(ScanFunctions, SoftplusAndSlope) {
   EXPECT_LE(worst(ScanFunction::kSigmoid, -5, 5, sigmoid, slope_bound), 1);
 }
 
+// A state never grows by its own decay: 1 at 0 and at most 1 below, also where the fraction rounds to a whole number.
+TEST(ScanFunctions, DecayIsAtMostOne) {
+  const auto apply = COLUBER_PICK_ISA(scan_exp2_product);
+  const std::vector<float> a(kCount, 1.0f);
+  std::vector<float> y(a.size());
+  for (const double low : {-1e-9, -1e-7, -1e-5, -0.01, -2.0, -126.0}) {
+    apply(a.data(), range(low, 0).data(), y.data(), kCount);
+    for (std::size_t i = 0; i < y.size(); ++i) ASSERT_LE(y[i], 1.0f) << low << " " << i;
+    EXPECT_EQ(y.back(), 1.0f);
+  }
+}
+
 TEST(ScanFunctions, Exp2OfProduct) {
   const auto apply = COLUBER_PICK_ISA(scan_exp2_product);
   const std::vector<float> a = range(0, 5), b = range(-25, 25);

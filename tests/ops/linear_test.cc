@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "coluber/ops.h"
+#include "core/cpu_features.h"
 #include "tests/support/matrix_bounds.h"
 
 namespace coluber::ops {
@@ -20,11 +21,12 @@ constexpr DType kComputes[] = {DType::kF32, DType::kBF16};
 struct Case {
   std::int64_t m, out, in;
 };
-// Odd sizes, sizes around a tile (128 columns, 128 to 1024 rows), sums over tokens that are cut into parts, and one
-// over so many inputs that bf16 products are kept apart from y (cpu/matmul_dispatch.cc).
-const std::vector<Case> kCases = {{1, 3, 17},     {3, 17, 255},   {8, 257, 3},     {9, 5, 256},
-                                  {17, 255, 257}, {130, 129, 33}, {257, 257, 64},  {1030, 140, 7},
-                                  {2500, 3, 9},   {5000, 150, 4}, {140, 300, 1601}};
+// Odd sizes, sizes around a tile (128 columns, 128 to 1024 rows), sums over tokens that are cut into parts, and some
+// for bf16: so many inputs that products are kept apart from y (cpu/matmul_dispatch.cc); for AMX two panels of tokens,
+// whose weights are taken where they lie, and more tokens and outputs than a task has (cpu/linear_tiles.cc).
+const std::vector<Case> kCases = {{1, 3, 17},       {3, 17, 255},   {8, 257, 3},    {9, 5, 256},  {17, 255, 257},
+                                  {130, 129, 33},   {257, 257, 64}, {1030, 140, 7}, {2500, 3, 9}, {5000, 150, 4},
+                                  {140, 300, 1601}, {50, 96, 512},  {530, 270, 160}};
 
 struct Problem {
   LinearArgs args;
@@ -111,6 +113,19 @@ TEST(Linear, SameBitsOnAnyNumberOfThreads) {
         }
       }
     }
+  }
+}
+
+// In tiles a sum goes over k in one order: bits.
+TEST(Linear, TilesGiveATokenTheSameBitsInAnyPrompt) {
+  if (!has_amx_bf16()) GTEST_SKIP() << "no tiles on this machine";
+  Context ctx = context(2);
+  const Problem whole = make({600, 170, 704}, DType::kBF16, DType::kBF16);
+  const Tensor expected = linear_forward(ctx, whole.args);
+  for (std::int64_t tokens : {9, 33, 64, 65, 599}) {
+    LinearArgs some = whole.args;
+    some.x = some.x.slice(0, 1, 1 + tokens);
+    EXPECT_TRUE(same_bits(linear_forward(ctx, some), expected.slice(0, 1, 1 + tokens).contiguous())) << tokens;
   }
 }
 

@@ -69,18 +69,25 @@ inline VecF interleave(VecF a, VecF b) {
   return interleave<kFirst, kPairs>(a, b, std::make_index_sequence<kLanes>());
 }
 
+// Four units of kLanes columns, from `byte` of each on: one vector of columns a unit.
+inline void transpose_four_units(const void* const* columns, std::int64_t byte, VecF* to) {
+  VecF v[4];
+  for (int q = 0; q < 4; ++q) v[q] = load_fours(columns, q, byte);
+  const VecF ab_low = interleave<0, false>(v[0], v[1]), cd_low = interleave<0, false>(v[2], v[3]);
+  const VecF ab_high = interleave<2, false>(v[0], v[1]), cd_high = interleave<2, false>(v[2], v[3]);
+  to[0] = interleave<0, true>(ab_low, cd_low);
+  to[1] = interleave<2, true>(ab_low, cd_low);
+  to[2] = interleave<0, true>(ab_high, cd_high);
+  to[3] = interleave<2, true>(ab_high, cd_high);
+}
+
 // Units [0, depth) of kLanes columns, `stride` floats from one unit to the next.
 inline void transpose_units(const void* const* columns, std::int64_t depth, std::int64_t stride, float* to) {
   std::int64_t l = 0;
   for (; l + 4 <= depth; l += 4, to += 4 * stride) {
     VecF v[4];
-    for (int q = 0; q < 4; ++q) v[q] = load_fours(columns, q, 4 * l);
-    const VecF ab_low = interleave<0, false>(v[0], v[1]), cd_low = interleave<0, false>(v[2], v[3]);
-    const VecF ab_high = interleave<2, false>(v[0], v[1]), cd_high = interleave<2, false>(v[2], v[3]);
-    store(to, interleave<0, true>(ab_low, cd_low));
-    store(to + stride, interleave<2, true>(ab_low, cd_low));
-    store(to + 2 * stride, interleave<0, true>(ab_high, cd_high));
-    store(to + 3 * stride, interleave<2, true>(ab_high, cd_high));
+    transpose_four_units(columns, 4 * l, v);
+    for (int i = 0; i < 4; ++i) store(to + i * stride, v[i]);
   }
   for (; l < depth; ++l, to += stride)
     for (int i = 0; i < kLanes; ++i) std::memcpy(to + i, static_cast<const char*>(columns[i]) + 4 * l, 4);

@@ -8,6 +8,7 @@
 #include "core/arena.h"
 #include "core/threads.h"
 #include "kernels/cpu/gemm.h"
+#include "kernels/cpu/linear_tiles.h"
 #include "kernels/cpu/matmul_isa.h"
 #include "kernels/matmul.h"
 
@@ -166,12 +167,71 @@ void forward_widening(ThreadPool& threads, ArenaScope& scope, const LinearForwar
   });
 }
 
+#ifndef COLUBER_ONLY_BASE_ISA
+// The tasks of a product in tiles: kOutputs and kTokens at most, whose sums fill half of an L2 cache, and enough of
+// them.
+class TileTasks {
+ public:
+  explicit TileTasks(const TileLinear& p) : p_(p) {
+    constexpr std::int64_t kOutputs = 256, kLeastOutputs = 128, kTokens = 512, kLeastTokens = 128, kEnough = 6;
+    std::int64_t outputs = kOutputs, tokens = kTokens;
+    for (;;) {
+      down_ = ceil_div(p.n, outputs);
+      across_ = ceil_div(p.m, tokens);
+      if (count() >= kEnough || (tokens <= kLeastTokens && outputs <= TileLinear::kSide)) break;
+      (outputs > kLeastOutputs || tokens <= kLeastTokens ? outputs : tokens) /= 2;
+    }
+    outputs_ = equal_shares(p.n, down_);
+    tokens_ = equal_shares(p.m, across_);
+  }
+  std::int64_t count() const { return down_ * across_; }
+  TileLinearTask operator[](std::int64_t i) const {
+    const std::int64_t output = i / across_ * outputs_, token = i % across_ * tokens_;
+    return {output, std::clamp<std::int64_t>(p_.n - output, 0, outputs_), token,
+            std::clamp<std::int64_t>(p_.m - token, 0, tokens_)};
+  }
+  std::int64_t scratch_floats() const { return TileLinearTask::scratch_floats(outputs_, tokens_); }
+
+ private:
+  static std::int64_t equal_shares(std::int64_t extent, std::int64_t shares) {
+    return ceil_div(ceil_div(extent, shares), TileLinear::kSide) * TileLinear::kSide;
+  }
+  const TileLinear& p_;
+  std::int64_t down_, across_, outputs_, tokens_;
+};
+
+// Products of bf16 with AMX: weights where they lie, tokens rounded and laid out for tiles on the way.
+void forward_tiles(ThreadPool& threads, ArenaScope& scope, const LinearForwardParams& p) {
+  TileLinear product{p.m, p.n, p.k, nullptr, 0, nullptr, p.bias, p.y, p.ldy};
+  product.weights = factor(threads, scope, p.weight, p.n, p.k, true, &product.ldw, bfloat16{});
+  const std::int64_t panels = TileLinear::num_panels(p.m), blocks = TileLinear::num_blocks(p.k);
+  bfloat16* tokens = scope.allocate<bfloat16>(product.token_offset(blocks, 0));
+  threads.run(panels * blocks, [&](std::int64_t task) {
+    const std::int64_t panel = task / blocks, block = task % blocks, token = panel * TileLinear::kSide;
+    avx512::pack_tile_tokens(p.x + token * p.ldx, p.ldx, p.m - token, p.k, block,
+                             tokens + product.token_offset(block, panel));
+  });
+  product.tokens = tokens;
+  const TileTasks tasks(product);
+  float* sums = scope.allocate<float>(threads.num_threads() * tasks.scratch_floats());
+  threads.run_shares(tasks.count(), [&](std::int64_t begin, std::int64_t end, int thread) {
+    for (std::int64_t task = begin; task < end; ++task)
+      avx512::linear_tiles(product, tasks[task], sums + thread * tasks.scratch_floats());
+  });
+}
+#endif
+
 }  // namespace
 
 void linear_forward(ThreadPool& threads, Arena& scratch, const LinearForwardParams& p) {
   if (p.m <= 0 || p.n <= 0) return;
   ArenaScope scope(scratch);
   if (p.m <= kSkinnyRows || p.k == 0) return forward_skinny(threads, scope, p);
+#ifndef COLUBER_ONLY_BASE_ISA
+  // Of few inputs the results are all that takes time, and the general product stores them as they come.
+  constexpr std::int64_t kLeastInputs = 128;
+  if (p.bf16 && p.k >= kLeastInputs && has_amx_bf16()) return forward_tiles(threads, scope, p);
+#endif
   const bool in_bf16 = p.bf16 && gemm_has_bf16();
   if (!in_bf16 && (p.bf16 || p.weight.dtype != DType::kF32)) return forward_widening(threads, scope, p);
   with_factor_type(in_bf16, [&](auto zero) {

@@ -104,19 +104,34 @@ inline VecF nearest_whole(VecF x) {
   return rounded(x + kRound) - kRound;
 #endif
 }
+#if !defined(COLUBER_ISA_AVX512)
 inline VecF in_exp2_range(VecF x) {
-#if defined(COLUBER_ISA_AVX512)
-  return x;
-#else
   return min(splat(127.0f), max(splat(-126.0f), x));  // in this order NaN stays NaN
-#endif
 }
+#endif
 
-// 2^(a b). Relative error at most 3.4 u + 0.7 u |a b|.
+// 2^(a b). Relative error at most 3.4 u + 0.7 u |a b|; never above 1 for a b <= 0.
+//
+// With AVX-512 the fraction is that above the whole number below: one instruction takes it, and scalef rounds down by
+// itself, two operations fewer than to the nearest (a sweep of the scan took 0.83 of the time). 2^f for 0 <= f <= 1:
+// minimax of degree 5 with 2^0 = 1 and 2^1 = 2, both exact as floats; relative error at most 2.7 u.
 inline VecF exp2_product(VecF a, VecF b) {
+#if defined(COLUBER_ISA_AVX512)
+  constexpr int kDown = _MM_FROUND_TO_NEG_INF;
+  const VecF power = rounded(a * b);
+  const VecF f = VecF(_mm512_maskz_reduce_ps(kAllLanes, __m512(power), kDown));
+  VecF p = splat(1.8793185610e-3f);
+  p = p * f + 8.9909952717e-3f;
+  p = p * f + 5.5818675856e-2f;
+  p = p * f + 2.4015927148e-1f;
+  p = p * f + 6.9315173883e-1f;
+  p = p * f + 1.0f;
+  return VecF(_mm512_maskz_scalef_ps(kAllLanes, __m512(p), __m512(power)));
+#else
   const VecF x = in_exp2_range(rounded(a * b));
   const VecF whole = nearest_whole(x);
   return exp2_of({whole, x - whole});
+#endif
 }
 // e^x for -87 <= x <= 88, and the nearest of those beyond. Relative error at most 3.4 u + 1.3 u |x|; where
 // multiply-adds are fused the product with log2(e) is not rounded, and 0.3 u |x| is left.
