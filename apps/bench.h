@@ -1,10 +1,13 @@
-// What the parts of `coluber bench` share: options, timing, models of random weights.
+// What the parts of `coluber bench` share: options, timing, models and tensors of random numbers.
 //
 // Every figure of a run stands beside what the machine could do at most in the same run (kernels/machine.h):
-//   bandwidth_share   bytes that must be read (weights once, and the state) / time / measured read bandwidth
+//   bandwidth_share   bytes that must be moved / time / measured memory rate
 //   matrix_share      operations of the matrix products / time / measured matrix rate of that dtype
+//   floor_seconds     the least time for the counted bytes, products, exponentials and other operations (ops/work.h)
+// Decoding moves all weights once, and the states: on the CPU, whose yardstick is reading, what is read is counted, on
+// a GPU, whose yardstick is copying, what is read and what is written.
 // Time is the best of several samples, because other work on a machine only makes a sample slower; the median stands
-// beside it.
+// beside it. On a GPU a sample is a series of passes that ends when the device has done them.
 #pragma once
 
 #include <algorithm>
@@ -23,9 +26,10 @@ struct BenchOptions : CommonOptions {
   std::string what;             // "ops", "decode", "prefill", "train"
   std::string preset = "tiny";  // with or without "mamba-" in front
   std::string dtype = "f32";
-  std::int64_t batch = 0;   // 0: 8 for tiny in training, else 1
-  std::int64_t seqlen = 0;  // 0: 512
-  double seconds = 5;       // measuring goes on for so long
+  std::vector<std::int64_t> batch;   // each is measured; none: 8 for tiny in training and on a GPU in ops, else 1
+  std::vector<std::int64_t> seqlen;  // each is measured; none: 512, ops beyond tiny 2048
+  std::int64_t chunk = 0;            // prefill: tokens read at once; 0: all
+  double seconds = 5;                // measuring goes on for so long, for each row
 };
 
 struct Timing {
@@ -41,13 +45,15 @@ class Clock {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-// Samples of `work` for about `seconds`, at least three after one that does not count. Work shorter than
+// Samples of `work` on `device` for about `seconds`, at least three after one that does not count. Work shorter than
 // `min_sample_seconds` is repeated within a sample. `between` runs after every sample: yardsticks are taken there,
 // since the rates of a shared machine change from second to second.
 template <class Work>
-Timing time_best(double seconds, double min_sample_seconds, Work&& work, const std::function<void()>& between = {}) {
+Timing time_best(Device device, double seconds, double min_sample_seconds, Work&& work,
+                 const std::function<void()>& between = {}) {
   const Clock first;
   work();
+  synchronize(device);
   std::int64_t repeats = 1;
   if (const double once = first.seconds(); once < min_sample_seconds) {
     repeats = static_cast<std::int64_t>(min_sample_seconds / std::max(once, 1e-7)) + 1;
@@ -56,6 +62,7 @@ Timing time_best(double seconds, double min_sample_seconds, Work&& work, const s
   for (const Clock all; samples.size() < 3 || all.seconds() < seconds;) {
     const Clock sample;
     for (std::int64_t i = 0; i < repeats; ++i) work();
+    synchronize(device);
     samples.push_back(sample.seconds() / static_cast<double>(repeats));
     if (between) between();
   }
@@ -66,32 +73,46 @@ Timing time_best(double seconds, double min_sample_seconds, Work&& work, const s
 // The config of a preset, "130m" as well as "mamba-130m".
 ModelConfig bench_config(const BenchOptions& options);
 
-// A model of that shape whose values are random but ordinary, made in the time that memory takes to fill.
-Model random_model(Context& ctx, const ModelConfig& config, DType matrices);
-
-// Parameters that take part in matrix products: each costs two operations a token in a forward pass.
-std::int64_t matmul_parameters(const Model& model);
-
-// One measured pass. `bytes` and `flop` are per pass, 0 where they do not apply.
-struct Measured {
-  Timing time;
-  std::int64_t tokens = 0;
-  double bytes = 0, flop = 0;
-  MachineRates rates;               // best of samples taken in turn with the passes
-  std::int64_t peak_rss_bytes = 0;  // before yardsticks took memory
+// Where numbers are made and in what they are stored.
+struct Place {
+  Device device;
+  DType dtype = DType::kF32;
 };
-Measured bench_decode(Context& ctx, const BenchOptions& options);
-Measured bench_prefill(Context& ctx, const BenchOptions& options);
-Measured bench_train(Context& ctx, const BenchOptions& options);
+// Uniform in [low, high): 2^16 of them, over and over.
+Tensor random_tensor(const Shape& shape, double low, double high, std::uint64_t stream, const Place& place = {});
+// Uniform in [0, bound), on the CPU, i32.
+Tensor random_ids(const Shape& shape, std::int64_t bound, std::uint64_t stream);
+// A model of that shape whose values are random but ordinary, made in the time that memory takes to fill.
+Model random_model(const ModelConfig& config, const Place& matrices);
+
+// Refuses with kOutOfMemory when the device has less free.
+void refuse_what_does_not_fit(const std::string& what, std::int64_t bytes, Device device);
+
+// One measured pass.
+struct Measured {
+  std::int64_t batch = 0, seqlen = 0, tokens = 0;  // seqlen: 1 in decode
+  Timing time;
+  Work work;                        // of a pass
+  double bytes = 0, flop = 0;       // behind the shares; 0 where one does not apply
+  MachineRates rates;               // on the CPU the best of samples taken in turn with the passes
+  std::int64_t peak_rss_bytes = 0;  // of the process, before yardsticks took memory; 0 in later rows
+  std::int64_t peak_bytes = 0;      // of tensors on the device
+};
+using Report = std::function<void(const Measured&)>;
+// One report for each batch (and length). `rates`: of the device where it is a GPU.
+void bench_decode(Context& ctx, const BenchOptions& options, const MachineRates& rates, const Report& report);
+void bench_prefill(Context& ctx, const BenchOptions& options, const MachineRates& rates, const Report& report);
+void bench_train(Context& ctx, const BenchOptions& options, const MachineRates& rates, const Report& report);
 
 // One op of one shape. Figures that do not apply are 0.
 struct OpMeasured {
   std::string op, shape;
   Timing time;
-  double bytes = 0, flop = 0;
-  double reference_seconds = 0;  // of the reference kernel in float, one run
+  Work work;
   double tokens = 0;
+  double reference_seconds = 0;  // of the reference kernel in float, one run; on the CPU
 };
-std::vector<OpMeasured> bench_ops(Context& ctx, const BenchOptions& options);
+using OpReport = std::function<void(const OpMeasured&)>;
+void bench_ops(Context& ctx, const BenchOptions& options, const OpReport& report);
 
 }  // namespace coluber::apps

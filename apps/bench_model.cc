@@ -1,199 +1,231 @@
 // `coluber bench decode|prefill|train`: whole models of random weights.
-#include <cmath>
-#include <cstring>
 #include <memory>
+#include <optional>
 
 #include "apps/bench.h"
 #include "apps/machine.h"
-#include "apps/terminal.h"
 #include "coluber/train.h"
-#include "core/check.h"
-#include "core/rng.h"
-#include "core/threads.h"
 #include "models/build.h"
+#include "models/recorded_step.h"
+#include "modules/init.h"
+#include "ops/work.h"
 
 namespace coluber::apps {
 namespace {
 
-constexpr std::int64_t kPatternElems = 1 << 14;  // random numbers made; larger tensors repeat them
-
-bool ends_with(const std::string& text, std::string_view end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
-// Uniform in +-width, repeated over the tensor.
-void fill_random(Context& ctx, const Tensor& tensor, double width, std::uint64_t stream) {
-  const Tensor pattern = Tensor::empty({kPatternElems}, DType::kF32);
-  const Rng rng(0, stream);
-  for (std::int64_t i = 0; i < kPatternElems; ++i) {
-    pattern.data<float>()[i] = static_cast<float>(width * (2 * rng.uniform(static_cast<std::uint64_t>(i)) - 1));
-  }
-  const Tensor typed = pattern.to(tensor.dtype());
-  const std::int64_t bytes = tensor.size_bytes(), step = typed.size_bytes();
-  ctx.threads().run((bytes + step - 1) / step, [&](std::int64_t i) {
-    std::memcpy(static_cast<char*>(tensor.raw()) + i * step, typed.raw(),
-                static_cast<std::size_t>(std::min(step, bytes - i * step)));
-  });
-}
-
-void fill_A_log(const Tensor& A_log) {
-  for (std::int64_t d = 0; d < A_log.size(0); ++d) {
-    for (std::int64_t n = 0; n < A_log.size(1); ++n) {
-      A_log.data<float>()[d * A_log.size(1) + n] = std::log(static_cast<float>(n + 1));
-    }
-  }
-}
-
-void fill(Context& ctx, const Parameter& parameter, const Tensor& value, std::uint64_t stream) {
-  const std::string& name = parameter.name;
-  if (ends_with(name, "A_log") || ends_with(name, "A_b_log")) return fill_A_log(value);
-  if (ends_with(name, "dt_proj.bias")) return value.fill(-4.6);  // softplus^-1 of 0.01
-  if (ends_with(name, ".D") || ends_with(name, "norm.weight") || ends_with(name, "norm_f.weight")) return value.fill(1);
-  if (value.rank() < 2) return value.fill(0);
-  const double width = ends_with(name, "embedding.weight") ? 0.03 : 1 / std::sqrt(static_cast<double>(value.size(-1)));
-  fill_random(ctx, value, width, stream);
-}
-
-Tensor random_ids(const Shape& shape, std::int64_t vocab_size, std::uint64_t stream) {
-  const Tensor ids = Tensor::empty(shape, DType::kI32);
-  const Rng rng(1, stream);
-  for (std::int64_t i = 0; i < ids.numel(); ++i) {
-    ids.data<std::int32_t>()[i] =
-        static_cast<std::int32_t>(rng.below(static_cast<std::uint64_t>(i), static_cast<std::uint64_t>(vocab_size)));
-  }
-  return ids;
-}
-
-void refuse_what_does_not_fit(const std::string& what, std::int64_t bytes) {
-  const std::int64_t available = available_memory_bytes();
-  if (available > 0 && bytes > available) {
-    refuse_value(ErrorCode::kOutOfMemory, "bench", what, human_bytes(bytes) + " of free memory", human_bytes(available),
-                 "take a smaller preset or, in decode and prefill, --dtype bf16");
-  }
-}
-
-std::int64_t count_parameters(const ModelConfig& config) {
-  return build_model(config, {0, DType::kF32, true}).num_parameters();
-}
+// A sample is at least so long: on a GPU waiting for its end then costs nothing, and tokens of a small model are many.
+constexpr double kDeviceSampleSeconds = 0.02, kDecodeSampleSeconds = 0.1;
 
 void keep_larger(double& best, double sample) {
   best = std::max(best, sample);
 }
 
-// Times `pass` in turn with the yardstick that it is compared to.
-Measured measure_pass(Context& ctx, double seconds, double min_sample_seconds, bool reads_memory, DType dtype,
-                      const std::function<void()>& pass) {
-  Measured measured;
-  pass();  // and a second time in time_best: the first lets memory grow, the peak is known after it
-  pass();
-  measured.peak_rss_bytes = peak_rss_bytes();
-  std::unique_ptr<ReadBandwidth> bandwidth;
-  if (reads_memory) bandwidth = std::make_unique<ReadBandwidth>(ctx.threads());
-  MachineRates& rates = measured.rates;
-  measured.time = time_best(seconds, min_sample_seconds, pass, [&] {
-    if (reads_memory)
-      keep_larger(rates.read_bytes_per_s, bandwidth->sample());
-    else if (dtype == DType::kBF16)
-      keep_larger(rates.bf16_flop_per_s, measure_bf16_rate(ctx.threads(), 1));
-    else
-      keep_larger(rates.f32_flop_per_s, measure_f32_rate(ctx.threads(), 1));
-  });
-  bandwidth.reset();
-  release_cached_memory();
-  const MachineRates after = measure_machine(ctx.threads());
-  keep_larger(rates.read_bytes_per_s, after.read_bytes_per_s);
-  keep_larger(rates.f32_flop_per_s, after.f32_flop_per_s);
-  keep_larger(rates.bf16_flop_per_s, after.bf16_flop_per_s);
-  return measured;
-}
-
-struct Sizes {
-  std::int64_t batch, seqlen;
-};
-Sizes sizes_of(const BenchOptions& options, std::int64_t batch) {
-  return {options.batch > 0 ? options.batch : batch, options.seqlen > 0 ? options.seqlen : 512};
-}
-
-}  // namespace
-
-ModelConfig bench_config(const BenchOptions& options) {
-  const std::vector<std::string> known = model_preset_names();
-  const std::string with_prefix = "mamba-" + options.preset;
-  const bool short_name = std::find(known.begin(), known.end(), with_prefix) != known.end();
-  return model_preset(short_name ? with_prefix : options.preset);
-}
-
-Model random_model(Context& ctx, const ModelConfig& config, DType matrices) {
-  const std::int64_t matrix_bytes = count_parameters(config) * dtype_size(matrices);
-  refuse_what_does_not_fit(join("a model of this shape in ", dtype_name(matrices)), matrix_bytes);
-  Model model = build_model(config, {0, DType::kF32, true});
-  std::uint64_t stream = 0;
-  for (const Parameter& parameter : model.parameters()) {
-    const Tensor value = Tensor::empty(parameter.var.value().shape(), parameter.matrix ? matrices : DType::kF32);
-    fill(ctx, parameter, value, stream++);
-    parameter.var.set_value(value);
+// Takes samples of a yardstick of the CPU in turn with those of a pass, and the others afterwards.
+class CpuYardsticks {
+ public:
+  CpuYardsticks(Context& ctx, bool reads_memory, DType compute) : ctx_(ctx), compute_(compute) {
+    if (reads_memory) bandwidth_ = std::make_unique<ReadBandwidth>(ctx.threads());
   }
-  return model;
+
+  void sample() {
+    if (bandwidth_)
+      keep_larger(rates_.read_bytes_per_s, bandwidth_->sample());
+    else if (compute_ == DType::kBF16)
+      keep_larger(rates_.bf16_flop_per_s, measure_bf16_rate(ctx_.threads(), 1));
+    else
+      keep_larger(rates_.f32_flop_per_s, measure_f32_rate(ctx_.threads(), 1));
+  }
+  MachineRates rates() {
+    bandwidth_.reset();
+    release_cached_memory();
+    const MachineRates after = measure_machine(ctx_.threads());
+    keep_larger(rates_.read_bytes_per_s, after.read_bytes_per_s);
+    keep_larger(rates_.f32_flop_per_s, after.f32_flop_per_s);
+    keep_larger(rates_.bf16_flop_per_s, after.bf16_flop_per_s);
+    return rates_;
+  }
+
+ private:
+  Context& ctx_;
+  DType compute_;
+  std::unique_ptr<ReadBandwidth> bandwidth_;
+  MachineRates rates_;
+};
+
+// What a kind of pass is measured with.
+struct Pass {
+  double min_sample_seconds = 0;
+  bool reads_memory = false;  // its yardstick is memory, else products in `compute`
+  DType compute = DType::kF32;
+};
+
+// Measures one row after the other.
+class Rows {
+ public:
+  Rows(Context& ctx, const BenchOptions& options, const MachineRates& rates, const Report& report)
+      : device(options.chosen_device()), ctx_(ctx), seconds_(options.seconds), rates_(rates), report_(report) {}
+
+  const Device device;
+
+  // Before the memory of a row is taken: what was held for the last one is no part of its peak.
+  Measured begin(std::int64_t b, std::int64_t l) const {
+    release_cached_memory(device);
+    reset_memory_peak(device);
+    Measured row;
+    row.batch = b;
+    row.seqlen = l;
+    row.tokens = b * l;
+    return row;
+  }
+  void measure(Measured& row, const Pass& how, const std::function<void()>& pass) {
+    pass();  // and a second time in time_best: the first lets memory grow, the peak is known after it
+    pass();
+    synchronize(device);
+    row.peak_bytes = memory_stats(device).peak_bytes;
+    if (!yardsticks_taken_) row.peak_rss_bytes = peak_rss_bytes();
+    yardsticks_taken_ = true;
+    if (device.is_cpu()) {
+      CpuYardsticks yardsticks(ctx_, how.reads_memory, how.compute);
+      row.time = time_best(device, seconds_, how.min_sample_seconds, pass, [&] { yardsticks.sample(); });
+      row.rates = yardsticks.rates();
+    } else {
+      row.time = time_best(device, seconds_, std::max(how.min_sample_seconds, kDeviceSampleSeconds), pass);
+      row.rates = rates_;
+    }
+  }
+  void end(const Measured& row) const { report_(row); }
+
+ private:
+  Context& ctx_;
+  double seconds_;
+  const MachineRates& rates_;
+  const Report& report_;
+  bool yardsticks_taken_ = false;
+};
+
+std::vector<std::int64_t> or_one(const std::vector<std::int64_t>& values, std::int64_t otherwise) {
+  return values.empty() ? std::vector<std::int64_t>{otherwise} : values;
 }
 
-std::int64_t matmul_parameters(const Model& model) {
-  std::int64_t count = model.head().value().numel();
+// Parameters that take part in the products of a layer: each costs two operations a token in a forward pass.
+double layer_parameters(const Model& model) {
+  double count = 0;
   for (const Parameter& parameter : model.parameters()) {
     const bool table = parameter.name == "backbone.embedding.weight" || parameter.name == "lm_head.weight";
-    if (parameter.matrix && !table) count += parameter.var.value().numel();
+    if (parameter.matrix && !table) count += static_cast<double>(parameter.var.value().numel());
   }
   return count;
 }
 
-Measured bench_decode(Context& ctx, const BenchOptions& options) {
-  const Model model = random_model(ctx, bench_config(options), parse_dtype(options.dtype));
-  const std::int64_t b = sizes_of(options, 1).batch;
-  State state = model.make_state(b);
-  const Tensor ids = random_ids({b}, model.config().vocab_size, 0);
-  Measured measured = measure_pass(ctx, options.seconds, 0.1, true, DType::kF32, [&] { model.step(ctx, ids, state); });
-  measured.tokens = b;
-  std::int64_t bytes = model.size_bytes() + state.size_bytes();
-  if (!model.config().tie_embeddings) bytes -= model.embedding().value().size_bytes();  // a row of it is read
-  measured.bytes = static_cast<double>(bytes);
-  return measured;
+// Convolution and scan of a layer, by the ops' own count; the bytes of what passes between ops are left out, since ops
+// could be fused.
+Work mixer_work(const MambaConfig& mixer, std::int64_t tokens, bool backward) {
+  const auto shaped = [](const Shape& shape) { return init::placeholder(shape, DType::kF32); };
+  ops::SelectiveScanArgs scan;
+  scan.u = scan.dt = scan.z = shaped({1, tokens, mixer.d_inner});
+  scan.A = shaped({mixer.d_inner, mixer.d_state});
+  scan.dt_softplus = true;
+  ops::CausalConv1dArgs conv;
+  conv.x = scan.u;
+  conv.weight = shaped({mixer.d_inner, mixer.d_conv});
+  conv.silu = true;
+  Work work = ops::selective_scan_forward_work(scan);
+  work += ops::causal_conv1d_forward_work(conv);
+  if (backward) {
+    work += ops::selective_scan_backward_work(scan, {});
+    work += ops::causal_conv1d_backward_work(conv);
+  }
+  work.bytes = 0;
+  return work;
 }
 
-Measured bench_prefill(Context& ctx, const BenchOptions& options) {
+// `head_tokens`: those whose logits are made.
+Work model_work(const Model& model, std::int64_t tokens, std::int64_t head_tokens, bool backward) {
+  const ModelConfig& config = model.config();
+  Work work = static_cast<double>(config.n_layer) * mixer_work(config.mixer, tokens, backward);
+  // Forward, gradient of the input and gradient of the weight: three products of two operations a parameter and token.
+  const double products = backward ? 6 : 2;
+  const Tensor logits = init::placeholder({head_tokens, config.padded_vocab_size()}, DType::kF32);
+  work.products = products * (layer_parameters(model) * static_cast<double>(tokens) +
+                              static_cast<double>(model.head().value().numel() * head_tokens));
+  if (backward) work.exponentials += ops::cross_entropy_work(logits, true).exponentials;
+  return work;
+}
+
+}  // namespace
+
+void bench_decode(Context& ctx, const BenchOptions& options, const MachineRates& rates, const Report& report) {
+  Rows rows(ctx, options, rates, report);
+  const bool cpu = rows.device.is_cpu();
+  const Model model = random_model(bench_config(options), {rows.device, parse_dtype(options.dtype)});
+  for (const std::int64_t b : or_one(options.batch, 1)) {
+    Measured row = rows.begin(b, 1);
+    State state = model.make_state(b);
+    const Tensor ids = random_ids({b}, model.config().vocab_size, 0);
+    std::optional<RecordedStep> step;
+    if (!cpu) step.emplace(ctx, model, state, model.config().vocab_size).run(ids);
+    rows.measure(row, {kDecodeSampleSeconds, true, DType::kF32},
+                 [&] { step ? step->run_on_best() : static_cast<void>(model.step(ctx, ids, state)); });
+    std::int64_t bytes = model.size_bytes() + (cpu ? 1 : 2) * state.size_bytes();
+    if (!model.config().tie_embeddings) bytes -= model.embedding().value().size_bytes();  // a row of it is read
+    row.work = model_work(model, b, b, false);
+    row.work.bytes = row.bytes = static_cast<double>(bytes);
+    rows.end(row);
+  }
+}
+
+void bench_prefill(Context& ctx, const BenchOptions& options, const MachineRates& rates, const Report& report) {
+  Rows rows(ctx, options, rates, report);
   const DType dtype = parse_dtype(options.dtype);
-  const Model model = random_model(ctx, bench_config(options), dtype);
-  const auto [b, l] = sizes_of(options, 1);
-  State state = model.make_state(b);
-  const Tensor ids = random_ids({b, l}, model.config().vocab_size, 0);
+  const Model model = random_model(bench_config(options), {rows.device, dtype});
   ForwardOptions forward;
-  forward.state = &state;
   forward.last_token_only = true;
-  forward.compute = dtype == DType::kBF16 ? DType::kBF16 : DType::kF32;
-  Measured measured =
-      measure_pass(ctx, options.seconds, 0, false, forward.compute, [&] { model.forward(ctx, ids, forward); });
-  measured.tokens = b * l;
-  const std::int64_t head = model.head().value().numel();  // applied to the last token alone
-  measured.flop = 2.0 * static_cast<double>((matmul_parameters(model) - head) * b * l + head * b);
-  return measured;
+  forward.compute = dtype;
+  for (const std::int64_t b : or_one(options.batch, 1)) {
+    for (const std::int64_t l : or_one(options.seqlen, 512)) {
+      Measured row = rows.begin(b, l);
+      State state = model.make_state(b);
+      forward.state = &state;
+      const Tensor ids = random_ids({b, l}, model.config().vocab_size, 0).to(rows.device);
+      const std::int64_t chunk = options.chunk > 0 ? options.chunk : l;
+      rows.measure(row, {0, false, dtype}, [&] {
+        for (std::int64_t at = 0; at < l; at += chunk) {
+          model.forward(ctx, ids.slice(1, at, std::min(at + chunk, l)), forward);
+        }
+      });
+      const std::int64_t chunks = (l + chunk - 1) / chunk;
+      row.work = model_work(model, b * l, b * chunks, false);
+      row.flop = row.work.products;
+      rows.end(row);
+    }
+  }
 }
 
-Measured bench_train(Context& ctx, const BenchOptions& options) {
+void bench_train(Context& ctx, const BenchOptions& options, const MachineRates& rates, const Report& report) {
+  Rows rows(ctx, options, rates, report);
+  const DType compute = parse_dtype(options.dtype);
   const ModelConfig config = bench_config(options);
   // Parameters, gradients and two moments, in f32.
-  refuse_what_does_not_fit("training this shape", 16 * count_parameters(config));
-  const Model model = random_model(ctx, config, DType::kF32);
-  const auto [b, l] = sizes_of(options, options.preset == "tiny" ? 8 : 1);
-  const Tensor ids = random_ids({b, l}, config.vocab_size, 0), targets = random_ids({b, l}, config.vocab_size, 1);
+  refuse_what_does_not_fit("training this shape", 16 * build_model(config, {0, DType::kF32, true}).num_parameters(),
+                           rows.device);
+  const Model model = random_model(config, {rows.device, DType::kF32});
   AdamW optimizer(model.parameters(), {});
-  Measured measured = measure_pass(ctx, options.seconds, 0, false, parse_dtype(options.dtype), [&] {
-    Tape tape;
-    Graph graph{ctx, &tape, true, parse_dtype(options.dtype)};
-    tape.backward(ctx, model.loss(graph, ids, targets));
-    optimizer.step(ctx, 1e-4);
-  });
-  measured.tokens = b * l;
-  // Forward, gradient of the input and gradient of the weight: three products of two operations a parameter and token.
-  measured.flop = 6.0 * static_cast<double>(matmul_parameters(model) * b * l);
-  return measured;
+  for (const std::int64_t b : or_one(options.batch, options.preset == "tiny" ? 8 : 1)) {
+    for (const std::int64_t l : or_one(options.seqlen, 512)) {
+      Measured row = rows.begin(b, l);
+      const Tensor ids = random_ids({b, l}, config.vocab_size, 0), targets = random_ids({b, l}, config.vocab_size, 1);
+      rows.measure(row, {0, false, compute}, [&] {
+        Tape tape;
+        Graph graph{ctx, &tape, true, compute};
+        tape.backward(ctx, model.loss(graph, ids, targets));
+        optimizer.step(ctx, 1e-4);
+      });
+      row.work = model_work(model, b * l, b * l, true);
+      row.flop = row.work.products;
+      row.work += ops::adamw_work(model.num_parameters());
+      rows.end(row);
+    }
+  }
 }
 
 }  // namespace coluber::apps

@@ -31,10 +31,14 @@ Json machine_json(const Options& options) {
   Json libraries = Json::object();
   for (const auto& [name, version] : library_versions()) libraries[name] = version;
   const Context ctx(options.context());
+  const Device device = options.chosen_device();
   Json kernels = Json::array();
-  for (const ops::KernelChoice& choice : ops::kernel_choices(ctx.algorithm())) {
+  for (const ops::KernelChoice& choice : ops::kernel_choices(ctx.algorithm(), device)) {
     kernels.push_back({{"op", choice.op}, {"kernel", choice.kernel}, {"why", choice.why}});
   }
+  Json gpus = Json::array();
+  for (int index = 0; index < cuda_device_count(); ++index) gpus.push_back(gpu_json(index));
+  const std::string no_gpu = cuda_unavailable_reason();
   return {{"version", COLUBER_VERSION},
           {"cpu", cpu_model()},
           {"isa", cpu_isa()},
@@ -45,6 +49,9 @@ Json machine_json(const Options& options) {
           {"memory_bytes", total_memory_bytes()},
           {"memory_available_bytes", available_memory_bytes()},
           {"libraries", libraries},
+          {"gpus", gpus},
+          {"no_gpu", no_gpu.empty() ? Json(nullptr) : Json(no_gpu)},
+          {"device", device_name(device)},
           {"kernels", kernels}};
 }
 
@@ -92,6 +99,14 @@ void print_pair(const std::string& name, const std::string& value) {
   print_line("  " + padded + "  " + value);
 }
 
+std::string gpu_text(const Json& gpu) {
+  return join(gpu["name"].get<std::string>(), ", compute capability ", gpu["compute_capability"].get<std::string>(),
+              ", ", gpu["multiprocessors"].get<int>(), " multiprocessors, ",
+              human_bytes(gpu["memory_bytes"].get<std::int64_t>()), " of memory, ",
+              human_bytes(gpu["memory_available_bytes"].get<std::int64_t>()), " available, CUDA ",
+              gpu["cuda"].get<std::string>(), ", driver for ", gpu["driver_cuda"].get<std::string>());
+}
+
 void print_machine(const Json& machine) {
   print_line(paint(Colour::kBold, "Machine"));
   print_pair("coluber", machine["version"].get<std::string>());
@@ -106,8 +121,11 @@ void print_machine(const Json& machine) {
   print_pair("memory", human_bytes(machine["memory_bytes"].get<std::int64_t>()) + ", " +
                            human_bytes(machine["memory_available_bytes"].get<std::int64_t>()) + " available");
   for (const auto& [name, version] : machine["libraries"].items()) print_pair(name, version.get<std::string>());
+  for (const Json& gpu : machine["gpus"]) print_pair(gpu["device"].get<std::string>(), gpu_text(gpu));
+  if (!machine["no_gpu"].is_null()) print_pair("gpu", "none: " + machine["no_gpu"].get<std::string>());
   print_line("");
-  print_line(paint(Colour::kBold, "Kernels") + " (--algo " + machine["algorithm"].get<std::string>() + ")");
+  print_line(paint(Colour::kBold, "Kernels") + " (--device " + machine["device"].get<std::string>() + ", --algo " +
+             machine["algorithm"].get<std::string>() + ")");
   for (const Json& choice : machine["kernels"]) {
     std::string op = choice["op"].get<std::string>(), kernel = choice["kernel"].get<std::string>();
     op.resize(std::max<std::size_t>(op.size(), 28), ' ');
@@ -215,10 +233,12 @@ int run(const Options& options) {
 void register_info(CLI::App& root, Exit& exit) {
   const auto options = std::make_shared<Options>();
   CLI::App& command = add_command(root, "info", "This machine, its kernels, and what a model consists of",
-                                  {{"coluber info", "instruction set, threads, caches, libraries, kernels"},
+                                  {{"coluber info", "instruction set, threads, caches, libraries, GPUs, kernels"},
+                                   {"coluber info --device cpu", "the kernels of the cpu where there is a GPU"},
                                    {"coluber info --model DIR", "and the shapes and memory of a model"},
                                    {"coluber info --preset mamba-130m --json", "of a published size, for a script"}});
   add_common_options(command, *options);
+  add_device_option(command, *options);
   command.add_option("--model", options->model, "Folder of a model");
   command.add_option("--preset", options->preset, "A published size, or tiny");
   command.add_flag("--tensors", options->tensors, "Every tensor in a line of its own");

@@ -102,6 +102,23 @@ std::int64_t current_rss_bytes() {
   return proc_field_bytes("/proc/self/status", "VmRSS");
 }
 
+Json gpu_json(int index) {
+  const CudaDeviceInfo info = cuda_device_info(index);
+  const auto version = [](int number) {
+    return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
+  };
+  return {{"device", device_name({DeviceType::kCuda, index})},
+          {"name", info.name},
+          {"compute_capability",
+           std::to_string(info.compute_capability / 10) + "." + std::to_string(info.compute_capability % 10)},
+          {"multiprocessors", info.multiprocessors},
+          {"memory_bytes", info.total_bytes},
+          {"memory_available_bytes", info.free_bytes},
+          {"l2_bytes", info.l2_bytes},
+          {"cuda", version(info.runtime_version)},
+          {"driver_cuda", version(info.driver_version)}};
+}
+
 std::vector<std::pair<std::string, std::string>> library_versions() {
   std::vector<std::pair<std::string, std::string>> versions;
   std::istringstream words(COLUBER_LIBRARY_VERSIONS);  // "name version name version ..."

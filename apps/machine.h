@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "apps/cli.h"
 #include "coluber/device.h"
 
 namespace coluber::apps {
@@ -16,6 +17,8 @@ std::int64_t total_memory_bytes();                                      // of th
 std::int64_t available_memory_bytes(Device device = kCpuDevice);
 std::int64_t peak_rss_bytes();  // most memory this process ever held
 std::int64_t current_rss_bytes();
+// {"device": "cuda:0", "name": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0", "multiprocessors": 132, ...}
+Json gpu_json(int index);
 // Libraries this program was built with: {"oneDNN", "2.6.3"}, {"SentencePiece", "0.1.97"}, ...
 std::vector<std::pair<std::string, std::string>> library_versions();
 

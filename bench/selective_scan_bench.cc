@@ -4,9 +4,8 @@
 //   length    time per token from 2^10 to 2^20 tokens
 //   step      one token, batches of 1 to 64
 //
-// Floor: the multiply-adds that one state of one channel and token cannot do without (forward 9: exp2 6, state 2,
-// output 1; backward 17: exp2 6, state 2, output 1 for the gradient of z, and 8 that go back), at the f32 matrix rate
-// measured in this run. Best of several repetitions; kernels and loops take turns, so that noise hits both.
+// Floor: the operations that a call cannot do without (ops/work.h; an exponential takes 6 multiply-adds) at the f32
+// matrix rate measured in this run. Best of several repetitions; kernels and loops take turns, so that noise hits both.
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -20,11 +19,10 @@
 #include "core/rng.h"
 #include "core/threads.h"
 #include "kernels/machine.h"
+#include "ops/work.h"
 
 namespace coluber {
 namespace {
-
-constexpr double kForwardOps = 9, kBackwardOps = 17;
 
 struct Shape4 {
   std::int64_t b, l, d, n;
@@ -79,9 +77,9 @@ struct Timing {
   }
 };
 
-void report(const Options& o, const std::string& what, const Shape4& s, double seconds, double loops, double ops,
-            double rate) {
-  const double floor = s.states() * ops * 2 / rate;
+void report(const Options& o, const std::string& what, const Shape4& s, double seconds, double loops, const Work& work,
+            const MachineRates& rates) {
+  const double floor = floor_of(work, rates, DType::kF32).seconds;
   if (o.json) {
     std::printf(
         "{\"bench\":\"selective_scan\",\"what\":\"%s\",\"b\":%ld,\"l\":%ld,\"d\":%ld,\"n\":%ld,\"threads\":%d,"
@@ -99,7 +97,7 @@ void report(const Options& o, const std::string& what, const Shape4& s, double s
 }
 
 void bench_shape(Context& fast, Context& loops, const Options& o, const char* name, const Shape4& s,
-                 const ops::SelectiveScanArgs& args, double rate, int repetitions, int loop_repetitions) {
+                 const ops::SelectiveScanArgs& args, const MachineRates& rates, int repetitions, int loop_repetitions) {
   const Tensor grad_y = numbers({s.b, s.l, s.d}, 8);
   Timing kernel, reference;
   kernel.measure(fast, args, grad_y);  // pages are touched
@@ -108,27 +106,29 @@ void bench_shape(Context& fast, Context& loops, const Options& o, const char* na
     if (i < loop_repetitions) reference.measure(loops, args, grad_y);
   }
   const bool compared = loop_repetitions > 0;
-  report(o, std::string("forward ") + name, s, kernel.forward, compared ? reference.forward : 0, kForwardOps, rate);
-  report(o, std::string("backward ") + name, s, kernel.backward, compared ? reference.backward : 0, kBackwardOps, rate);
+  report(o, std::string("forward ") + name, s, kernel.forward, compared ? reference.forward : 0,
+         ops::selective_scan_forward_work(args), rates);
+  report(o, std::string("backward ") + name, s, kernel.backward, compared ? reference.backward : 0,
+         ops::selective_scan_backward_work(args, {}), rates);
 }
 
-void bench_scan(Context& fast, Context& loops, const Options& o, double rate) {
+void bench_scan(Context& fast, Context& loops, const Options& o, const MachineRates& rates) {
   const Shape4 base{1, 2048, 1536, 16}, small{1, 1024, 256, 16};
-  bench_shape(fast, loops, o, "130m", base, make_args(base), rate, 12, 3);
+  bench_shape(fast, loops, o, "130m", base, make_args(base), rates, 12, 3);
   const Shape4 tiny{8, 512, 512, 16};
-  bench_shape(fast, loops, o, "tiny, batch 8", tiny, make_args(tiny), rate, 20, 0);
+  bench_shape(fast, loops, o, "tiny, batch 8", tiny, make_args(tiny), rates, 20, 0);
   for (std::int64_t n : {1, 4, 12, 64, 256}) {
     const Shape4 s{1, 16 * 1024 / std::max<std::int64_t>(n, 16), 768, n};
-    bench_shape(fast, loops, o, ("n " + std::to_string(n)).c_str(), s, make_args(s), rate, 12, 0);
+    bench_shape(fast, loops, o, ("n " + std::to_string(n)).c_str(), s, make_args(s), rates, 12, 0);
   }
   ops::SelectiveScanArgs args = make_args(small);
-  bench_shape(fast, loops, o, "d 256", small, args, rate, 20, 1);
+  bench_shape(fast, loops, o, "d 256", small, args, rates, 20, 1);
   args.B = numbers({small.d, small.n}, 9);
   args.C = numbers({small.d, small.n}, 10);
-  bench_shape(fast, loops, o, "constant", small, args, rate, 20, 1);
+  bench_shape(fast, loops, o, "constant", small, args, rates, 20, 1);
   args.B = numbers({1, small.l, 32, small.n}, 9);
   args.C = numbers({1, small.l, 32, small.n}, 10);
-  bench_shape(fast, loops, o, "32 groups", small, args, rate, 20, 1);
+  bench_shape(fast, loops, o, "32 groups", small, args, rates, 20, 1);
   const Shape4 complex{1, 1024, 256, 8};
   args = make_args(complex);
   args.A = Tensor::empty({complex.d, complex.n, 2}, DType::kF32);
@@ -136,11 +136,11 @@ void bench_scan(Context& fast, Context& loops, const Options& o, double rate) {
     args.A.data<float>()[i] = i % 2 == 0 ? -0.5f : 3.14f * static_cast<float>(i / 2 % complex.n);
   args.B = numbers({1, complex.l, complex.n, 2}, 9);
   args.C = numbers({1, complex.l, complex.n, 2}, 10);
-  bench_shape(fast, loops, o, "complex", complex, args, rate, 20, 1);
+  bench_shape(fast, loops, o, "complex", complex, args, rates, 20, 1);
 }
 
 // Lengths take turns, all as the first tokens of one input, so that a machine whose speed drifts is the same to each.
-void bench_length(Context& fast, const Options& o, double rate) {
+void bench_length(Context& fast, const Options& o, const MachineRates& rates) {
   constexpr int kFirst = 10, kLast = 20, kRounds = 8;
   const ops::SelectiveScanArgs whole = make_args({1, std::int64_t{1} << kLast, 128, 16});
   std::array<Timing, kLast + 1> timings;
@@ -160,12 +160,13 @@ void bench_length(Context& fast, const Options& o, double rate) {
     const double seconds = timings[static_cast<std::size_t>(power)].forward;
     least = std::min(least, seconds / static_cast<double>(s.l));
     most = std::max(most, seconds / static_cast<double>(s.l));
-    report(o, "forward 2^" + std::to_string(power), s, seconds, 0, kForwardOps, rate);
+    report(o, "forward 2^" + std::to_string(power), s, seconds, 0,
+           (1.0 / static_cast<double>(whole.u.size(1) / s.l)) * ops::selective_scan_forward_work(whole), rates);
   }
   if (!o.json) std::printf("  time per token: slowest over fastest length %.3f\n", most / least);
 }
 
-void bench_step(Context& fast, const Options& o, double rate) {
+void bench_step(Context& fast, const Options& o, const MachineRates& rates) {
   for (const std::int64_t d : {1536, 4096}) {
     for (const std::int64_t b : {1, 8, 64}) {
       const Shape4 s{b, 1, d, 16};
@@ -174,7 +175,8 @@ void bench_step(Context& fast, const Options& o, double rate) {
       double best = 1e300;
       for (int i = 0; i < 300; ++i)
         best = std::min(best, seconds_of([&] { ops::selective_scan_step(fast, args, state); }));
-      report(o, "step d " + std::to_string(d) + ", batch " + std::to_string(b), s, best, 0, kForwardOps, rate);
+      report(o, "step d " + std::to_string(d) + ", batch " + std::to_string(b), s, best, 0,
+             ops::selective_scan_step_work(args, state), rates);
     }
   }
 }
@@ -183,14 +185,15 @@ int run(const Options& options) {
   Options o = options;
   Context fast(ContextOptions{o.threads, Algorithm::kAuto}), loops(ContextOptions{1, Algorithm::kReference});
   o.threads = fast.num_threads();
-  const double rate = measure_f32_rate(fast.threads());
+  MachineRates rates;
+  rates.f32_flop_per_s = measure_f32_rate(fast.threads());
   if (!o.json) {
     std::printf("selective_scan: %s, %d threads, %.1f GFLOP/s f32 measured\n", std::string(cpu_isa()).c_str(),
-                o.threads, rate * 1e-9);
+                o.threads, rates.f32_flop_per_s * 1e-9);
   }
-  if (o.part.empty() || o.part == "scan") bench_scan(fast, loops, o, rate);
-  if (o.part.empty() || o.part == "step") bench_step(fast, o, rate);
-  if (o.part.empty() || o.part == "length") bench_length(fast, o, rate);
+  if (o.part.empty() || o.part == "scan") bench_scan(fast, loops, o, rates);
+  if (o.part.empty() || o.part == "step") bench_step(fast, o, rates);
+  if (o.part.empty() || o.part == "length") bench_length(fast, o, rates);
   return 0;
 }
 

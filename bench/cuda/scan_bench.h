@@ -12,8 +12,10 @@
 #include "core/cuda.h"
 #include "core/cuda/check.h"
 #include "core/rng.h"
+#include "kernels/machine.h"
 #include "kernels/selective_scan.h"
 #include "ops/op_check.h"
+#include "ops/work.h"
 
 namespace coluber::bench {
 
@@ -53,6 +55,20 @@ struct ScanInputs {
     D = numbers({d}, kF, -1, 1);
     dt_bias = numbers({d}, kF, -2, 0);
     y = Tensor::empty(rows, kT, kGpu);
+  }
+
+  ops::SelectiveScanArgs args() const {
+    ops::SelectiveScanArgs a;
+    a.u = u;
+    a.dt = dt;
+    a.A = A;
+    a.B = B;
+    a.C = C;
+    a.D = D;
+    a.z = z;
+    a.dt_bias = dt_bias;
+    a.dt_softplus = true;
+    return a;
   }
 
   SelectiveScanParams<T, float> params() const {
@@ -99,27 +115,18 @@ class Timer {
   cudaEvent_t start_ = nullptr, stop_ = nullptr;
 };
 
-struct Roofs {
-  double bytes_per_ms, exponentials_per_ms;
-};
-
-inline Roofs measured_roofs(const Timer& timer) {
-  constexpr std::int64_t kHalf = 1 << 30;
-  const Tensor from = Tensor::empty({kHalf}, DType::kU8, kGpu), to = Tensor::empty({kHalf}, DType::kU8, kGpu);
-  auto copy = [&] { cuda::copy_bytes(to.raw(), kGpu, from.raw(), kGpu, kHalf); };
-  cudaDeviceProp properties;
-  int clock_khz = 0;
-  cuda::check(cudaGetDeviceProperties(&properties, 0), "properties");
-  cuda::check(cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, 0), "clock rate");
-  const Roofs roofs{2.0 * kHalf / timer.milliseconds_of(copy, 4), 16.0 * properties.multiProcessorCount * clock_khz};
-  std::printf("%s, %d multiprocessors: copies at %.0f GB/s, %.2f exponentials a ns at %d MHz\n", properties.name,
-              properties.multiProcessorCount, roofs.bytes_per_ms * 1e-6, roofs.exponentials_per_ms * 1e-6,
-              clock_khz / 1000);
-  return roofs;
+// Measured in the same run (kernels/machine.h), and said.
+inline MachineRates measured_rates() {
+  const MachineRates rates = cuda::measure_machine(cuda::current_stream(0));
+  std::printf("%s: copies at %.0f GB/s, %.2f exponentials a ns\n", cuda_device_info(0).name.c_str(),
+              rates.copy_bytes_per_s * 1e-9, rates.exponentials_per_s * 1e-9);
+  return rates;
 }
 
 // A line for people and one for programs.
-inline void print_case(const std::string& name, double ms, double bytes_ms, double exponentials_ms) {
+inline void print_case(const std::string& name, double ms, const Work& work, const MachineRates& rates) {
+  const double bytes_ms = 1e3 * work.bytes / rates.copy_bytes_per_s;
+  const double exponentials_ms = 1e3 * work.exponentials / rates.exponentials_per_s;
   std::printf("%-52s %9.4f ms; floors: bytes %.4f, exponentials %.4f\n", name.c_str(), ms, bytes_ms, exponentials_ms);
   std::printf("{\"case\":\"%s\",\"ms\":%.5f,\"bytes_ms\":%.5f,\"exponentials_ms\":%.5f}\n", name.c_str(), ms, bytes_ms,
               exponentials_ms);

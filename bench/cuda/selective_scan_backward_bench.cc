@@ -1,9 +1,8 @@
 // cuda_selective_scan_backward_bench [filter]: backward of selective_scan with softplus, D, z, 16 real states and
 // shared B, C at published shapes, with checkpoints and without (then the time has the forward that makes them). Times
-// are medians of rounds of launches. Beside them two floors: the bytes that must move once (u, dt, z and their
-// gradients, the gradient of y, checkpoints) at the rate of a device-to-device copy, and 19 exponentials, logarithms
-// and reciprocals a token and channel at 16 a clock and multiprocessor. One JSON line a case follows each line for
-// people.
+// are medians of rounds of launches. Beside them two floors: the bytes that must move once at the rate of
+// a device-to-device copy, and the exponentials, logarithms and reciprocals (ops/work.h) at the rate of a loop of
+// nothing else, both measured first. One JSON line a case follows each line for people.
 #include <string>
 
 #include "bench/cuda/scan_bench.h"
@@ -23,7 +22,7 @@ struct Case {
 };
 
 template <class T>
-void run(const Timer& timer, const Roofs& roofs, const Case& c, const std::string& name) {
+void run(const Timer& timer, const MachineRates& rates, const Case& c, const std::string& name) {
   constexpr DType kT = dtype_of<T>::value, kF = DType::kF32;
   const ScanInputs<T> in(c.b, c.l, c.d);
   const SelectiveScanParams<T, float> p = in.params();
@@ -50,21 +49,17 @@ void run(const Timer& timer, const Roofs& roofs, const Case& c, const std::strin
   }
   const double ms = timer.milliseconds_of(
       [&] { cuda::selective_scan_backward(stream, p, c.checkpoints ? checkpoints.data<float>() : nullptr, g); }, 20);
-  const auto elems = static_cast<double>(in.rows.numel());
-  const double bytes = elems * 7 * sizeof(T) + 2 * static_cast<double>(in.B.size_bytes() + in.C.size_bytes()) +
-                       static_cast<double>(c.checkpoints ? checkpoints.size_bytes() : 0);
-  const double move = bytes / roofs.bytes_per_ms, compute = elems * 19 / roofs.exponentials_per_ms;
-  print_case(name, ms, move, compute);
+  print_case(name, ms, ops::selective_scan_backward_work(in.args(), {checkpoints}), rates);
 }
 
 int all(const char* filter) {
   const Timer timer;
-  const Roofs roofs = measured_roofs(timer);
+  const MachineRates rates = measured_rates();
   const std::vector<Case> cases{{8, 2048, 2048}, {8, 5120, 2048},   {1, 2048, 65536},      {1, 5120, 2048},
                                 {64, 1536, 512}, {1, 1536, 262144}, {8, 2048, 2048, false}};
   for (const Case& c : cases) {
-    if (c.name("bf16").find(filter) != std::string::npos) run<bfloat16>(timer, roofs, c, c.name("bf16"));
-    if (c.name("f32").find(filter) != std::string::npos) run<float>(timer, roofs, c, c.name("f32"));
+    if (c.name("bf16").find(filter) != std::string::npos) run<bfloat16>(timer, rates, c, c.name("bf16"));
+    if (c.name("f32").find(filter) != std::string::npos) run<float>(timer, rates, c, c.name("f32"));
   }
   return 0;
 }

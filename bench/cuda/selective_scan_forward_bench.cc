@@ -1,8 +1,8 @@
 // cuda_selective_scan_forward_bench [filter]: selective_scan with softplus, D, z, 16 real states and shared B, C at
 // published shapes; with checkpoints for backward; one token. Times are medians of rounds of launches. Beside them two
-// floors: the bytes that must move once at the rate of a device-to-device copy, and 20 exponentials, logarithms and
-// reciprocals a token and channel (16 decays, softplus 2, gate 2) at 16 a clock and multiprocessor. One JSON line a
-// case follows each line for people.
+// floors: the bytes that must move once at the rate of a device-to-device copy, and the exponentials, logarithms and
+// reciprocals (ops/work.h) at the rate of a loop of nothing else, both measured first. One JSON line a case follows
+// each line for people.
 #include <string>
 
 #include "bench/cuda/scan_bench.h"
@@ -27,7 +27,7 @@ struct Case {
 };
 
 template <class T>
-void run(const Timer& timer, const Roofs& roofs, const Case& c, const std::string& name) {
+void run(const Timer& timer, const MachineRates& rates, const Case& c, const std::string& name) {
   constexpr DType kF = DType::kF32;
   const ScanInputs<T> in(c.b, c.l, c.d);
   SelectiveScanParams<T, float> p = in.params();
@@ -47,23 +47,20 @@ void run(const Timer& timer, const Roofs& roofs, const Case& c, const std::strin
     cuda::selective_scan_forward(stream, p, c.checkpoints ? checkpoints.data<float>() : nullptr);
   };
   const double ms = timer.milliseconds_of(launch, 20);
-  const auto elems = static_cast<double>(in.rows.numel());
-  const double bytes = elems * 4 * sizeof(T) + static_cast<double>(in.B.size_bytes() + in.C.size_bytes()) +
-                       static_cast<double>(c.l == 1 ? 2 * state_bytes : 0) +
-                       static_cast<double>(c.checkpoints ? checkpoints.size_bytes() : 0);
-  const double move = bytes / roofs.bytes_per_ms, compute = elems * 20 / roofs.exponentials_per_ms;
-  print_case(name, ms, move, compute);
+  const Work work = c.l == 1 ? ops::selective_scan_step_work(in.args(), states.select(0, 0))
+                             : ops::selective_scan_forward_work(in.args(), {checkpoints});
+  print_case(name, ms, work, rates);
 }
 
 int all(const char* filter) {
   const Timer timer;
-  const Roofs roofs = measured_roofs(timer);
+  const MachineRates rates = measured_rates();
   std::vector<Case> cases{{8, 2048, 2048},   {8, 5120, 2048},       {1, 2048, 65536}, {1, 5120, 2048}, {64, 1536, 512},
                           {1, 1536, 262144}, {8, 2048, 2048, true}, {1, 1536, 1},     {8, 1536, 1},    {64, 1536, 1},
                           {1, 5120, 1},      {8, 5120, 1},          {64, 5120, 1},    {256, 5120, 1}};
   for (const Case& c : cases) {
-    if (c.name("bf16").find(filter) != std::string::npos) run<bfloat16>(timer, roofs, c, c.name("bf16"));
-    if (c.name("f32").find(filter) != std::string::npos) run<float>(timer, roofs, c, c.name("f32"));
+    if (c.name("bf16").find(filter) != std::string::npos) run<bfloat16>(timer, rates, c, c.name("bf16"));
+    if (c.name("f32").find(filter) != std::string::npos) run<float>(timer, rates, c, c.name("f32"));
   }
   return 0;
 }

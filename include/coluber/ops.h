@@ -178,10 +178,11 @@ struct AdamWArgs {
 void adamw_step(Context& ctx, const AdamWArgs& args, const Tensor& param, const Tensor& grad, const Tensor& exp_avg,
                 const Tensor& exp_avg_sq);
 
-// The kernel that a call with this algorithm takes here: "avx512", "reference", "onednn", ...; for `info`.
+// The kernel that a call with this algorithm takes on a device: "avx512", "reference", "onednn", on a GPU the strategy
+// in the kernel's name, "tiled" or "cublaslt"; for `info`.
 struct KernelChoice {
   std::string op, kernel, why;
 };
-std::vector<KernelChoice> kernel_choices(Algorithm algorithm = Algorithm::kAuto);
+std::vector<KernelChoice> kernel_choices(Algorithm algorithm = Algorithm::kAuto, Device device = kCpuDevice);
 
 }  // namespace coluber::ops

@@ -57,6 +57,9 @@ void causal_conv1d_backward(ThreadPool& threads, Arena& scratch, const CausalCon
 
 namespace cuda {
 
+// Numbers of taps that go through registers: each has kernels of its own. Others take plain ones.
+inline constexpr std::int64_t kFewestTaps = 2, kMostTaps = 4;
+
 // T: float, bfloat16 or float16. All memory is the device's; otherwise as above.
 template <class T>
 void causal_conv1d_forward(const Stream& stream, const CausalConv1dParams<T, float>& p);

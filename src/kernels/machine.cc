@@ -19,6 +19,8 @@ constexpr std::int64_t kLeastBufferBytes = 256 << 20;
 constexpr std::int64_t kLineBytes = 64;
 constexpr std::int64_t kOrder = 512;          // 3 matrices of 1 MiB: in a private L2 or its share of the last level
 constexpr std::int64_t kProductsPerTask = 8;  // 2 GFLOP: 20 ms on one core
+// An exponential on the CPU: a polynomial and what scales it (cpu/selective_scan_math.h).
+constexpr double kFlopOfExponential = 2 * 6;
 
 template <class F>
 double best_seconds(int repetitions, F&& f) {
@@ -65,6 +67,31 @@ double matrix_rate(ThreadPool& threads, int repetitions) {
 
 }  // namespace
 
+Work& Work::operator+=(const Work& other) {
+  bytes += other.bytes;
+  products += other.products;
+  exponentials += other.exponentials;
+  flop += other.flop;
+  return *this;
+}
+
+Work operator*(double times, const Work& work) {
+  return {times * work.bytes, times * work.products, times * work.exponentials, times * work.flop};
+}
+
+Floor floor_of(const Work& work, const MachineRates& rates, DType compute) {
+  Floor floor;
+  const auto consider = [&](std::string_view limit, double amount, double rate) {
+    if (amount > 0 && rate > 0 && amount / rate > floor.seconds) floor = {amount / rate, limit};
+  };
+  const bool own_unit = rates.exponentials_per_s > 0;
+  consider("bytes", work.bytes, rates.bytes_per_s());
+  consider("products", work.products, rates.matrix_flop_per_s(compute));
+  consider("exponentials", work.exponentials, rates.exponentials_per_s);
+  consider("arithmetic", work.flop + (own_unit ? 0 : kFlopOfExponential * work.exponentials), rates.f32_flop_per_s);
+  return floor;
+}
+
 ReadBandwidth::ReadBandwidth(ThreadPool& threads)
     : threads_(threads), bytes_(buffer_bytes()), buffer_(allocate_cpu(bytes_)) {
   threads_.run_shares(bytes_ / kLineBytes, [&](std::int64_t begin, std::int64_t end, int) {
@@ -99,8 +126,11 @@ double measure_bf16_rate(ThreadPool& threads, int repetitions) {
 }
 
 MachineRates measure_machine(ThreadPool& threads, int repetitions) {
-  return {measure_read_bandwidth(threads, repetitions), measure_f32_rate(threads, repetitions),
-          measure_bf16_rate(threads, repetitions)};
+  MachineRates rates;
+  rates.read_bytes_per_s = measure_read_bandwidth(threads, repetitions);
+  rates.f32_flop_per_s = measure_f32_rate(threads, repetitions);
+  rates.bf16_flop_per_s = measure_bf16_rate(threads, repetitions);
+  return rates;
 }
 
 }  // namespace coluber

@@ -1,12 +1,36 @@
-// Which kernels an algorithm takes in this build on this machine.
+// Which kernels an algorithm takes in this build on a device of this machine.
 #include "coluber/ops.h"
 #include "core/check.h"
 #include "core/cpu_features.h"
+#include "kernels/causal_conv1d.h"
 #include "kernels/matmul.h"
 
 namespace coluber::ops {
+namespace {
 
-std::vector<KernelChoice> kernel_choices(Algorithm algorithm) {
+std::vector<KernelChoice> cuda_choices() {
+  const std::string taps = join(cuda::kFewestTaps, " to ", cuda::kMostTaps, " taps");
+  return {
+      {join("linear, over ", kSkinnyRows, " tokens"), "cublaslt", "tensor cores; sums in f32, the same on every run"},
+      {join("linear, up to ", kSkinnyRows, " tokens"), "skinny", "weights are read once, at the speed of memory"},
+      {"decoding", "mamba_step", "starting a kernel costs more than running it: a layer's token in four, as one graph"},
+      {"selective_scan, 16 real states", "tiled", "states stay in registers, long sequences are cut into pieces"},
+      {"selective_scan, otherwise", "any", "any number of states, complex A, constant B or C"},
+      {"selective_scan_step", "rows", "states are read once and written once"},
+      {"causal_conv1d, " + taps, "slices", "taps and the last inputs stay in registers"},
+      {"causal_conv1d, otherwise", "plain", "any number of taps, any strides"},
+      {"norm", "registers", "a row is read once and written once"},
+      {"embedding", "rows", "gradients of a row of the table are summed in the order of tokens"},
+      {"cross_entropy", "rows", "a row of logits stays in shared memory"},
+      {"dropout", "pieces", "16 bytes a thread; the mask comes from the index"},
+      {"adamw", "table", "all tensors of a model in a few launches"},
+  };
+}
+
+}  // namespace
+
+std::vector<KernelChoice> kernel_choices(Algorithm algorithm, Device device) {
+  if (!device.is_cpu()) return cuda_choices();
   const std::string isa(cpu_isa()), library(cpu::matrix_library()), bf16_library(cpu::bf16_matrix_library());
   const std::string many = join("linear, over ", kSkinnyRows, " tokens"),
                     few = join("linear, up to ", kSkinnyRows, " tokens");

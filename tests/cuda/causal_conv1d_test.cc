@@ -210,13 +210,22 @@ TEST_F(CausalConv1dCuda, OptionsOneByOneAndTogether) {
   }
 }
 
-TEST_F(CausalConv1dCuda, AnyNumberOfTaps) {
+TEST_F(CausalConv1dCuda, AnyNumberOfTaps) {  // 2 to 4 go through registers where rows are aligned
   for (std::int64_t k : {1, 2, 3, 5, 8, 19})
-    for (bool packed : {false, true}) {
-      Case c{.b = packed ? 1 : 2, .l = 70, .d = 33, .k = k, .state = true, .resets = true, .reverse = packed};
-      if (packed) c.borders = {0, 1, 1, 20, 22, 70, 70};
-      check_all(c);
-    }
+    for (std::int64_t d : {33, 264})
+      for (bool packed : {false, true})
+        for (bool resets : {false, true}) {
+          Case c{.b = packed ? 1 : 2, .l = 70, .d = d, .k = k, .state = true, .resets = resets, .reverse = packed};
+          if (packed) c.borders = {0, 1, 1, 20, 22, 70, 70};
+          check_all(c);
+        }
+}
+
+TEST_F(CausalConv1dCuda, FewTapsOverManySlices) {
+  for (std::int64_t k : {2, 3}) {
+    for (std::int64_t l : {1, 2, 3, 4, 5, 17, 131}) check_all({.b = 2, .l = l, .d = 40, .k = k, .state = true});
+    check_all({.b = 2, .l = 3001, .d = 512, .k = k, .state = true});
+  }
 }
 
 TEST_F(CausalConv1dCuda, PackedSequences) {

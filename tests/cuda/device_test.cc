@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/machine.h"
 #include "tests/cuda/cuda.h"
 
 namespace coluber::testing {
@@ -122,6 +123,20 @@ TEST_F(CudaTensor, MoreThan2To31Elements) {
   const Tensor copy = t.slice(0, 1, n).clone();
   EXPECT_EQ(copy.at({n - 2}), 9);
   EXPECT_EQ(copy.at({n - 3}), 0);
+}
+
+// Limits that no GPU of compute capability 8.0 or newer misses by a factor of ten, nor exceeds.
+TEST_F(CudaTensor, RatesOfTheMachineArePlausible) {
+  const MachineRates rates = cuda::measure_machine(cuda::current_stream(0), 2);
+  const double processors = cuda_device_info(0).multiprocessors;
+  EXPECT_GT(rates.copy_bytes_per_s, 2e10);
+  EXPECT_LT(rates.copy_bytes_per_s, 5e13);
+  EXPECT_GT(rates.f32_flop_per_s, processors * 1e10);
+  EXPECT_LT(rates.f32_flop_per_s, processors * 4e12);
+  EXPECT_GT(rates.bf16_flop_per_s, rates.f32_flop_per_s);
+  EXPECT_GT(rates.exponentials_per_s, processors * 2e9);  // 16 a clock at 1 to 3 GHz
+  EXPECT_LT(rates.exponentials_per_s, processors * 2e11);
+  EXPECT_EQ(rates.read_bytes_per_s, 0);
 }
 
 }  // namespace

@@ -266,6 +266,12 @@ TEST(KernelChoices, NameWhatRuns) {
   const std::vector<KernelChoice> plain = kernel_choices(Algorithm::kReference);
   EXPECT_EQ(plain.size(), choices.size());
   for (const KernelChoice& choice : plain) EXPECT_EQ(choice.kernel, "reference") << choice.op;
+  const std::vector<KernelChoice> gpu = kernel_choices(Algorithm::kAuto, {DeviceType::kCuda, 0});
+  EXPECT_GE(gpu.size(), choices.size());
+  for (const KernelChoice& choice : gpu) {
+    EXPECT_FALSE(choice.why.empty()) << choice.op;
+    EXPECT_NE(choice.kernel, cpu_isa()) << choice.op;
+  }
 }
 
 }  // namespace

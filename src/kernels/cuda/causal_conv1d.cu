@@ -1,12 +1,14 @@
-// causal_conv1d over (b,l,d): every number is read once and written once, and nothing else matters much. 4 taps, as all
-// published models have, go through registers; any other number of taps through plain kernels.
+// causal_conv1d over (b,l,d): every number is read once and written once, and nothing else matters much. 2 to 4 taps
+// (all published models have 4) go through registers, a pair of kernels for each number; any other number of taps
+// through plain kernels.
 //
-// A warp has 32 V neighbouring channels and walks kSlice tokens with the last 3 inputs in registers; the 8 warps of a
-// block walk 8 neighbouring slices of the same channels, so that the taps are staged once, in shared memory, and
-// gradients of the taps are added up there: one partial sum a block. A slice reads 3 tokens of the one before (backward
-// also 3 of the next) again, from the L2 cache. Work per element: 11 instructions and 2 exponentials forward, 30 and 2
-// backward, a third and a half of the time that its bytes take.
+// A warp has 32 V neighbouring channels and walks a slice of tokens with the last W = taps - 1 inputs in registers; the
+// 8 warps of a block walk 8 neighbouring slices of the same channels, so that the taps are staged once, in shared
+// memory, and gradients of the taps are added up there: one partial sum a block. A slice reads W tokens of the one
+// before (backward also W of the next) again, from the L2 cache. Work per element with 4 taps: 11 instructions and 2
+// exponentials forward, 30 and 2 backward, a third and a half of the time that its bytes take.
 #include <cstdlib>
+#include <type_traits>
 
 #include "kernels/causal_conv1d.h"
 #include "kernels/cuda/causal_conv1d_plain.cuh"
@@ -18,7 +20,6 @@
 namespace coluber::cuda {
 namespace {
 
-constexpr int kTaps = 4, kWindow = kTaps - 1;
 constexpr int kBlockSlices = 8;  // warps of a block
 static_assert(kThreads == kBlockSlices * 32);
 constexpr int kBatch = 4;  // tokens whose loads are under way together, while as many are computed
@@ -54,19 +55,19 @@ __device__ __forceinline__ Slice slice_of(const Cut& cut, int l) {
 }
 
 // Taps and bias of the block's channels, (taps + 1, 32 V) in shared memory; a thread then has its V channels.
-template <int V>
+template <int W, int V>
 struct Taps {
+  static constexpr int kTaps = W + 1;
   float of[kTaps][V], bias[V];
 
   template <class Params>
   __device__ Taps(const Params& p, std::int64_t first, float (*staged)[32 * V]) {
     for (int i = threadIdx.x; i < 32 * V; i += kThreads) {
       const bool has = first + i < p.d;
-      const float4 w = has ? *reinterpret_cast<const float4*>(p.weight.data + (first + i) * kTaps) : float4{};
-      staged[0][i] = w.x;
-      staged[1][i] = w.y;
-      staged[2][i] = w.z;
-      staged[3][i] = w.w;
+      float w[kTaps] = {};
+      if (has) load_taps(p.weight.data + (first + i) * kTaps, w);
+#pragma unroll
+      for (int j = 0; j < kTaps; ++j) staged[j][i] = w[j];
       staged[kTaps][i] = has && p.bias != nullptr ? p.bias[first + i] : 0.0f;
     }
     __syncthreads();
@@ -75,23 +76,34 @@ struct Taps {
     for (int j = 0; j < kTaps; ++j) load_floats(staged[j] + at, of[j]);
     load_floats(staged[kTaps] + at, bias);
   }
+
+ private:
+  // One access for an even number of taps, whose rows are aligned.
+  static __device__ void load_taps(const float* from, float (&w)[kTaps]) {
+    if constexpr (kTaps % 2 == 0) {
+      load_floats(from, w);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kTaps; ++j) w[j] = from[j];
+    }
+  }
 };
 
 // The inputs before step s, oldest first; what a reset cuts off is zero. The number that is not cut off is returned.
-template <int V, class Params>
-__device__ int load_window(const Params& p, const Sequence& q, std::int64_t s, std::int64_t c, float (&e)[kWindow][V]) {
-  int live = kWindow;
+template <int W, int V, class Params>
+__device__ int load_window(const Params& p, const Sequence& q, std::int64_t s, std::int64_t c, float (&e)[W][V]) {
+  int live = W;
 #pragma unroll
-  for (int i = 0; i < kWindow; ++i) {
-    const std::int64_t at = s - kWindow + i;
+  for (int i = 0; i < W; ++i) {
+    const std::int64_t at = s - W + i;
     if (at >= 0) {
       load_floats(p.x.ptr(q.row, q.token(at)) + c, e[i]);
     } else {
 #pragma unroll
-      for (int k = 0; k < V; ++k) e[i][k] = p.state_in ? p.state_in(q.slot, c + k, at + kWindow) : 0.0f;
+      for (int k = 0; k < V; ++k) e[i][k] = p.state_in ? p.state_in(q.slot, c + k, at + W) : 0.0f;
     }
     if (!is_reset(p, q, at)) continue;
-    live = kWindow - i;
+    live = W - i;
 #pragma unroll
     for (int before = 0; before < i; ++before)
 #pragma unroll
@@ -144,53 +156,53 @@ __device__ Walk<const std::uint8_t> walk_of_resets(const Params& p, std::int64_t
   return {v, row, token, 0, p.reverse};
 }
 
-// A batch with the inputs before it. Nothing of it outlives the batch but the last three, the next window.
-template <int V>
+// A batch with the inputs before it. Nothing of it outlives the batch but the last W, the next window.
+template <int W, int V>
 struct Inputs {
-  float of[kWindow + kBatch][V];
+  float of[W + kBatch][V];
 
   template <class T>
-  __device__ __forceinline__ Inputs(const float (&window)[kWindow][V], const Batch<T, V>& batch) {
+  __device__ __forceinline__ Inputs(const float (&window)[W][V], const Batch<T, V>& batch) {
 #pragma unroll
-    for (int i = 0; i < kWindow; ++i)
+    for (int i = 0; i < W; ++i)
 #pragma unroll
       for (int k = 0; k < V; ++k) of[i][k] = window[i][k];
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) widen(batch.of[i], of[i + kWindow]);
+    for (int i = 0; i < kBatch; ++i) widen(batch.of[i], of[i + W]);
   }
   // Of what came before token i of the batch, nothing is left.
   __device__ __forceinline__ void clear_before(int i) {
 #pragma unroll
-    for (int before = 0; before < kWindow + kBatch; ++before)
-      if (before < i + kWindow)
+    for (int before = 0; before < W + kBatch; ++before)
+      if (before < i + W)
 #pragma unroll
         for (int k = 0; k < V; ++k) of[before][k] = 0;
   }
-  __device__ __forceinline__ void write_window(float (&window)[kWindow][V]) const {
+  __device__ __forceinline__ void write_window(float (&window)[W][V]) const {
 #pragma unroll
-    for (int i = 0; i < kWindow; ++i)
+    for (int i = 0; i < W; ++i)
 #pragma unroll
       for (int k = 0; k < V; ++k) window[i][k] = of[i + kBatch][k];
   }
 };
 
-template <int V>
-__device__ __forceinline__ void pre_activation(const Taps<V>& taps, const Inputs<V>& e, int i, float (&a)[V]) {
+template <int W, int V>
+__device__ __forceinline__ void pre_activation(const Taps<W, V>& taps, const Inputs<W, V>& e, int i, float (&a)[V]) {
 #pragma unroll
   for (int k = 0; k < V; ++k) {
     a[k] = taps.bias[k];
 #pragma unroll
-    for (int j = 0; j < kTaps; ++j) a[k] = fmaf(taps.of[j][k], e.of[i + j][k], a[k]);
+    for (int j = 0; j <= W; ++j) a[k] = fmaf(taps.of[j][k], e.of[i + j][k], a[k]);
   }
 }
 
 // Tokens i, i + 1, ... of a walk. kWhole: kBatch of them without a reset, and no branch between them, so that their
 // exponentials overlap; else those before `end`.
-template <bool kWhole, int V, class T>
-__device__ __forceinline__ void forward_batch(const Taps<V>& taps, bool with_silu, const Batch<T, V>& x,
-                                              unsigned resets, int i, int end, float (&window)[kWindow][V],
+template <bool kWhole, int W, int V, class T>
+__device__ __forceinline__ void forward_batch(const Taps<W, V>& taps, bool with_silu, const Batch<T, V>& x,
+                                              unsigned resets, int i, int end, float (&window)[W][V],
                                               const Walk<T>& y) {
-  Inputs<V> e(window, x);
+  Inputs<W, V> e(window, x);
   float a[kBatch][V];
 #pragma unroll
   for (int k = 0; k < kBatch; ++k) {
@@ -210,12 +222,12 @@ __device__ __forceinline__ void forward_batch(const Taps<V>& taps, bool with_sil
   e.write_window(window);
 }
 
-template <int V, class T>
+template <int W, int V, class T>
 __global__ void __launch_bounds__(kThreads, 2) causal_conv1d_fwd_slices(const CausalConv1dParams<T, float> p, Cut cut) {
-  __shared__ float staged[kTaps + 1][32 * V];
+  __shared__ __align__(16) float staged[W + 2][32 * V];
   const auto l = static_cast<int>(p.x.shape[1]);
   const Slice slice = slice_of<V>(cut, l);
-  const Taps<V> taps(p, slice.first_channel, staged);
+  const Taps<W, V> taps(p, slice.first_channel, staged);
   if (slice.c >= p.d) return;
   for (int at = slice.begin; at < slice.end;) {  // one sequence after the other
     const int token = p.reverse ? l - 1 - at : at;
@@ -226,7 +238,7 @@ __global__ void __launch_bounds__(kThreads, 2) causal_conv1d_fwd_slices(const Ca
     const Walk<const T> x(p.x, slice.row, token, slice.c, p.reverse);
     const Walk<T> y(p.y, slice.row, token, slice.c, p.reverse);
     const auto reset_walk = walk_of_resets(p, slice.row, token);
-    float window[kWindow][V];
+    float window[W][V];
     Batch<T, V> now;
     const bool whole = !p.resets && count >= kBatch;
     if (whole) now.template load<true>(x, 0, count);
@@ -250,46 +262,47 @@ __global__ void __launch_bounds__(kThreads, 2) causal_conv1d_fwd_slices(const Ca
 }
 
 // What backward carries from token to token.
-template <int V>
+template <int W, int V>
 struct BackwardState {
-  float window[kWindow][V];   // the last inputs
-  float pending[kWindow][V];  // gradients of the window's inputs, from the outputs so far
-  float grad_weight[kTaps][V], grad_bias[V];
+  float window[W][V];   // the last inputs
+  float pending[W][V];  // gradients of the window's inputs, from the outputs so far
+  float grad_weight[W + 1][V], grad_bias[V];
   int live;  // inputs of the window that no reset has cut off
 };
 
 // Gradient g of the pre-activation of token k of a batch: on to the taps, and to the inputs that it saw. `done` is the
 // gradient of the oldest of them, which no later token sees.
-template <bool kAllLive, int V>
-__device__ __forceinline__ void backward_token(const Taps<V>& taps, const Inputs<V>& e, int k, bool own,
-                                               const float (&g)[V], BackwardState<V>& state, float (&done)[V]) {
+template <bool kAllLive, int W, int V>
+__device__ __forceinline__ void backward_token(const Taps<W, V>& taps, const Inputs<W, V>& e, int k, bool own,
+                                               const float (&g)[V], BackwardState<W, V>& state, float (&done)[V]) {
   if (own) {
 #pragma unroll
     for (int n = 0; n < V; ++n) {
       state.grad_bias[n] += g[n];
 #pragma unroll
-      for (int j = 0; j < kTaps; ++j) state.grad_weight[j][n] = fmaf(g[n], e.of[k + j][n], state.grad_weight[j][n]);
+      for (int j = 0; j <= W; ++j) state.grad_weight[j][n] = fmaf(g[n], e.of[k + j][n], state.grad_weight[j][n]);
     }
   }
 #pragma unroll
   for (int n = 0; n < V; ++n) {
-    const bool live1 = kAllLive || state.live >= 1, live2 = kAllLive || state.live >= 2,
-               live3 = kAllLive || state.live >= 3;
-    done[n] = live3 ? fmaf(g[n], taps.of[0][n], state.pending[0][n]) : state.pending[0][n];
-    state.pending[0][n] = live2 ? fmaf(g[n], taps.of[1][n], state.pending[1][n]) : state.pending[1][n];
-    state.pending[1][n] = live1 ? fmaf(g[n], taps.of[2][n], state.pending[2][n]) : state.pending[2][n];
-    state.pending[2][n] = g[n] * taps.of[3][n];
+    auto with_tap = [&](int j, bool live) {
+      return live ? fmaf(g[n], taps.of[j][n], state.pending[j][n]) : state.pending[j][n];
+    };
+    done[n] = with_tap(0, kAllLive || state.live >= W);
+#pragma unroll
+    for (int j = 1; j < W; ++j) state.pending[j - 1][n] = with_tap(j, kAllLive || state.live >= W - j);
+    state.pending[W - 1][n] = g[n] * taps.of[W][n];
   }
-  if (!kAllLive) state.live = min(state.live + 1, kWindow);
+  if (!kAllLive) state.live = min(state.live + 1, W);
 }
 
-// Tokens i, i + 1, ... of a walk: kBatch of the slice's own, no reset among them or the three before. No
-// branch between them, so that their exponentials overlap.
-template <int V, class T>
-__device__ __forceinline__ void backward_whole_batch(const Taps<V>& taps, bool with_silu, const Batch<T, V>& x,
-                                                     const Batch<T, V>& grad_y, int i, BackwardState<V>& state,
+// Tokens i, i + 1, ... of a walk: kBatch of the slice's own, no reset among them or the W before. No branch between
+// them, so that their exponentials overlap.
+template <int W, int V, class T>
+__device__ __forceinline__ void backward_whole_batch(const Taps<W, V>& taps, bool with_silu, const Batch<T, V>& x,
+                                                     const Batch<T, V>& grad_y, int i, BackwardState<W, V>& state,
                                                      const Walk<T>& grad_x) {
-  const Inputs<V> e(state.window, x);
+  const Inputs<W, V> e(state.window, x);
   float g[kBatch][V];
 #pragma unroll
   for (int k = 0; k < kBatch; ++k) widen(grad_y.of[k], g[k]);
@@ -306,18 +319,18 @@ __device__ __forceinline__ void backward_whole_batch(const Taps<V>& taps, bool w
   for (int k = 0; k < kBatch; ++k) {
     float done[V];
     backward_token<true>(taps, e, k, true, g[k], state, done);
-    if (i + k >= kWindow) store_floats(grad_x.token(i + k - kWindow), done);
+    if (i + k >= W) store_floats(grad_x.token(i + k - W), done);
   }
   e.write_window(state.window);
 }
 
 // The same for the tokens before `end`, of which the first `own` are this slice's: gradients of the taps count for
 // those alone, gradients of inputs are written for those alone.
-template <int V, class T>
-__device__ __forceinline__ void backward_batch(const Taps<V>& taps, bool with_silu, const Batch<T, V>& x,
+template <int W, int V, class T>
+__device__ __forceinline__ void backward_batch(const Taps<W, V>& taps, bool with_silu, const Batch<T, V>& x,
                                                const Batch<T, V>& grad_y, unsigned resets, int i, int own, int end,
-                                               BackwardState<V>& state, const Walk<T>& grad_x) {
-  Inputs<V> e(state.window, x);
+                                               BackwardState<W, V>& state, const Walk<T>& grad_x) {
+  Inputs<W, V> e(state.window, x);
 #pragma unroll
   for (int k = 0; k < kBatch; ++k) {
     if (i + k >= end) continue;
@@ -334,22 +347,22 @@ __device__ __forceinline__ void backward_batch(const Taps<V>& taps, bool with_si
       for (int n = 0; n < V; ++n) g[n] *= silu_slope(a[n]);
     }
     backward_token<false>(taps, e, k, i + k < own, g, state, done);
-    const int from = i + k - kWindow;
+    const int from = i + k - W;
     if (from >= 0 && from < own) store_floats(grad_x.token(from), done);
   }
   e.write_window(state.window);
 }
 
-// The sequence has ended: what is pending, of the last three tokens before `end`, gets the gradient of state_out.
-template <int V, class T>
+// The sequence has ended: what is pending, of the last W tokens before `end`, gets the gradient of state_out.
+template <int W, int V, class T>
 __device__ __forceinline__ void finish_sequence(const View<const float, 3>& grad_state_out, std::int64_t slot,
-                                                std::int64_t c, int own, int end, BackwardState<V>& state,
+                                                std::int64_t c, int own, int end, BackwardState<W, V>& state,
                                                 const Walk<T>& grad_x) {
 #pragma unroll
-  for (int i = 0; i < kWindow; ++i) {
-    const int from = end - kWindow + i;
+  for (int i = 0; i < W; ++i) {
+    const int from = end - W + i;
     if (from < 0 || from >= own) continue;
-    if (grad_state_out && state.live >= kWindow - i) {
+    if (grad_state_out && state.live >= W - i) {
 #pragma unroll
       for (int k = 0; k < V; ++k) state.pending[i][k] += grad_state_out(slot, c + k, i);
     }
@@ -358,23 +371,23 @@ __device__ __forceinline__ void finish_sequence(const View<const float, 3>& grad
 }
 
 // partial: (tiles, taps + 1, d).
-template <int V, class T>
+template <int W, int V, class T>
 __global__ void __launch_bounds__(kThreads, 2)
     causal_conv1d_bwd_slices(const CausalConv1dParams<T, float> p, const CausalConv1dGradParams<T, float> g, Cut cut,
                              float* partial) {
-  __shared__ float staged[kTaps + 1][32 * V];
-  __shared__ float sums[kBlockSlices][kTaps + 1][32 * V];
+  __shared__ __align__(16) float staged[W + 2][32 * V];
+  __shared__ float sums[kBlockSlices][W + 2][32 * V];
   const auto l = static_cast<int>(p.x.shape[1]);
   const Slice slice = slice_of<V>(cut, l);
-  const Taps<V> taps(p, slice.first_channel, staged);
-  BackwardState<V> state{};
+  const Taps<W, V> taps(p, slice.first_channel, staged);
+  BackwardState<W, V> state{};
   for (int at = slice.begin; at < slice.end && slice.c < p.d;) {
     const int token = p.reverse ? l - 1 - at : at;
     const Sequence q = sequence_of(p, slice.row, token);
     const auto s = static_cast<int>(q.step_of(token)), length = static_cast<int>(q.length);
     const int own = min(length - s, slice.end - at);
     // The next slice's first outputs see this slice's last inputs.
-    const int end = min(length - s, own + kWindow);
+    const int end = min(length - s, own + W);
     at += own;
     const Walk<const T> x(p.x, slice.row, token, slice.c, p.reverse);
     const Walk<const T> grad_y(g.grad_y, slice.row, token, slice.c, p.reverse);
@@ -388,7 +401,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
     state.live = load_window(p, q, s, slice.c, state.window);
 #pragma unroll
-    for (int i = 0; i < kWindow; ++i)
+    for (int i = 0; i < W; ++i)
 #pragma unroll
       for (int k = 0; k < V; ++k) state.pending[i][k] = 0;
     int i = 0;
@@ -413,15 +426,15 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
-  for (int j = 0; j < kTaps; ++j) store_shared(&sums[warp][j][lane * V], state.grad_weight[j]);
-  store_shared(&sums[warp][kTaps][lane * V], state.grad_bias);
+  for (int j = 0; j <= W; ++j) store_shared(&sums[warp][j][lane * V], state.grad_weight[j]);
+  store_shared(&sums[warp][W + 1][lane * V], state.grad_bias);
   __syncthreads();
   const std::int64_t first = slice.first_channel;
-  for (int i = threadIdx.x; i < (kTaps + 1) * 32 * V; i += kThreads) {
+  for (int i = threadIdx.x; i < (W + 2) * 32 * V; i += kThreads) {
     const int j = i / (32 * V), c = i % (32 * V);
     float sum = sums[0][j][c];
     for (int w = 1; w < kBlockSlices; ++w) sum += sums[w][j][c];
-    if (first + c < p.d) partial[(static_cast<std::int64_t>(slice.tile) * (kTaps + 1) + j) * p.d + first + c] = sum;
+    if (first + c < p.d) partial[(static_cast<std::int64_t>(slice.tile) * (W + 2) + j) * p.d + first + c] = sum;
   }
 }
 
@@ -435,9 +448,19 @@ bool fits(const View<T, 3>& v, int channels) {
 }
 
 template <class T>
-bool has_four_taps(const CausalConv1dParams<T, float>& p) {
-  return p.k == kTaps && is_aligned(p.weight.data, 16) && p.weight.strides[1] == 1 &&
-         (p.d == 1 || p.weight.strides[0] == kTaps);
+bool taps_fit(const CausalConv1dParams<T, float>& p) {
+  return p.k >= kFewestTaps && p.k <= kMostTaps && is_aligned(p.weight.data, 16) && p.weight.strides[1] == 1 &&
+         (p.d == 1 || p.weight.strides[0] == p.k);
+}
+
+// run(std::integral_constant<int, W>{}), W = taps - 1.
+template <class Run>
+void with_window(std::int64_t taps, Run&& run) {
+  switch (taps) {
+    case 2: return run(std::integral_constant<int, 1>{});
+    case 3: return run(std::integral_constant<int, 2>{});
+    default: return run(std::integral_constant<int, 3>{});
+  }
 }
 
 // Fewer blocks than kFewBlocks, and slices get shorter: by the shape alone, so that sums keep their order.
@@ -467,13 +490,15 @@ template <class T>
 void backward_slices(const Stream& stream, const CausalConv1dParams<T, float>& p,
                      const CausalConv1dGradParams<T, float>& g, Scratch& scratch) {
   const Grid grid(p.x.shape[0], p.x.shape[1], divide_up(p.d, 32 * kBackwardChannels), kBackwardSlice);
-  float* partial = scratch.allocate<float>(grid.tiles * (kTaps + 1) * p.d);
+  float* partial = scratch.allocate<float>(grid.tiles * (p.k + 1) * p.d);
   if (grid.blocks > 0) {
-    causal_conv1d_bwd_slices<kBackwardChannels>
-        <<<static_cast<unsigned>(grid.blocks), kThreads, 0, handle_of(stream)>>>(p, g, grid.cut, partial);
+    with_window(p.k, [&](auto window) {
+      causal_conv1d_bwd_slices<window.value, kBackwardChannels>
+          <<<static_cast<unsigned>(grid.blocks), kThreads, 0, handle_of(stream)>>>(p, g, grid.cut, partial);
+    });
     check_launch("causal_conv1d_bwd_slices");
   }
-  add_partial_sums(stream, {partial, grid.tiles, p.d, kTaps, g.grad_weight.data, g.grad_weight.strides[1],
+  add_partial_sums(stream, {partial, grid.tiles, p.d, p.k, g.grad_weight.data, g.grad_weight.strides[1],
                             g.grad_weight.strides[0], g.grad_bias});
 }
 
@@ -509,10 +534,12 @@ void causal_conv1d_forward(const Stream& stream, const CausalConv1dParams<T, flo
     return check_launch("causal_conv1d_step_channels");
   }
   if (b * l * p.d > 0) {
-    if (has_four_taps(p) && fits(p.x, kForwardChannels) && fits(p.y, kForwardChannels)) {
+    if (taps_fit(p) && fits(p.x, kForwardChannels) && fits(p.y, kForwardChannels)) {
       const Grid grid(b, l, divide_up(p.d, 32 * kForwardChannels), kForwardSlice);
-      causal_conv1d_fwd_slices<kForwardChannels>
-          <<<static_cast<unsigned>(grid.blocks), kThreads, 0, queue>>>(p, grid.cut);
+      with_window(p.k, [&](auto window) {
+        causal_conv1d_fwd_slices<window.value, kForwardChannels>
+            <<<static_cast<unsigned>(grid.blocks), kThreads, 0, queue>>>(p, grid.cut);
+      });
       check_launch("causal_conv1d_fwd_slices");
     } else {
       causal_conv1d_fwd_plain<<<blocks_of(b * l * p.d), kThreads, 0, queue>>>(p);
@@ -530,7 +557,7 @@ void causal_conv1d_backward(const Stream& stream, const CausalConv1dParams<T, fl
   if (p.d == 0) return;
   const DeviceScope scope(stream.device);
   Scratch scratch(stream);
-  if (has_four_taps(p) && fits(p.x, kBackwardChannels) && fits(g.grad_y, kBackwardChannels) &&
+  if (taps_fit(p) && fits(p.x, kBackwardChannels) && fits(g.grad_y, kBackwardChannels) &&
       fits(g.grad_x, kBackwardChannels))
     backward_slices(stream, p, g, scratch);
   else

@@ -20,8 +20,7 @@ constexpr int kForwardPieces = 4;
 constexpr int kMaxWarps = 12, kBackwardWarps = 20;  // that share a group
 constexpr int kBlockWarps = 8;                      // small groups: several a block
 constexpr int kPlainThreads = 256;
-constexpr std::int64_t kMultiprocessors = 132;  // that backward's blocks fill once; each block leaves a partial sum
-constexpr std::int64_t kPlainBlocks = 264;
+constexpr std::int64_t kPlainBlocks = 2;  // of backward for each multiprocessor
 
 // Sums of N numbers over the warps [first_warp, first_warp + warps) of a block, all of whose threads call.
 template <int N>
@@ -420,10 +419,12 @@ void norm_backward(const Stream& stream, const NormParams<X, T, float>& p, const
                       fits_pieces(g.grad_y) && fits_pieces(g.grad_residual_out) && fits_pieces(g.grad_x) &&
                       fits_pieces(g.grad_x_narrow) && fits_pieces(g.grad_z);
   const std::int64_t groups = p.m / p.group;
-  std::int64_t blocks = std::min(kPlainBlocks, p.rows);
+  // Blocks fill the device once; each leaves a partial sum. So the order of the sums is that of a kind of device.
+  const std::int64_t processors = multiprocessors(stream.device);
+  std::int64_t blocks = std::min(kPlainBlocks * processors, p.rows);
   if (pieces) {
     const Split split(p.group, 1);
-    const std::int64_t resident = kMultiprocessors * std::max(1, kBackwardWarps * 32 / split.threads());
+    const std::int64_t resident = processors * std::max(1, kBackwardWarps * 32 / split.threads());
     blocks = std::min(divide_up(p.rows, split.groups_of_block), std::max<std::int64_t>(1, resident / groups));
   }
   float* partial = sums ? scratch.allocate<float>(blocks * 2 * p.m) : nullptr;
