@@ -12,6 +12,7 @@ void scan_apply(ScanFunction function, const float* x, float* y, std::int64_t n)
       case ScanFunction::kSoftplus: store(y + i, scan_softplus(v)); break;
       case ScanFunction::kSoftplusSlope: store(y + i, scan_softplus_slope(v).slope); break;
       case ScanFunction::kSigmoid: store(y + i, scan_sigmoid(v)); break;
+      case ScanFunction::kReciprocal: store(y + i, reciprocal(v)); break;
     }
   }
 }

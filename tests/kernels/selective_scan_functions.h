@@ -7,7 +7,7 @@
 
 namespace coluber::cpu {
 
-enum class ScanFunction { kExp, kSoftplus, kSoftplusSlope, kSigmoid };
+enum class ScanFunction { kExp, kSoftplus, kSoftplusSlope, kSigmoid, kReciprocal };
 
 // n: a multiple of 16.
 COLUBER_DECLARE_PER_ISA(void, scan_apply, (ScanFunction function, const float* x, float* y, std::int64_t n))

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <numbers>
 #include <vector>
 
@@ -53,6 +54,22 @@ TEST(ScanFunctions, ExpIsOneAtZero) {
   std::vector<float> x(16, 0.0f), y(16);
   apply(ScanFunction::kExp, x.data(), y.data(), 16);
   for (float v : y) EXPECT_EQ(v, 1.0f);
+}
+
+TEST(ScanFunctions, Reciprocal) {
+  const auto exact = [](double x) { return 1 / x; };
+  const auto bound = [](double x) { return 1.1 * kUnitF32 / x; };
+  EXPECT_LE(worst(ScanFunction::kReciprocal, 1, 2, exact, bound), 1);
+  EXPECT_LE(worst(ScanFunction::kReciprocal, 2, 1e4, exact, bound), 1);
+  EXPECT_LE(worst(ScanFunction::kReciprocal, 1e30, 8e37, exact, bound), 1);
+  const auto apply = COLUBER_PICK_ISA(scan_apply);
+  std::vector<float> x(16, 1.0f), y(16);
+  x[1] = std::numeric_limits<float>::quiet_NaN();
+  x[2] = 1.6e38f;
+  apply(ScanFunction::kReciprocal, x.data(), y.data(), 16);
+  EXPECT_EQ(y[0], 1.0f);
+  EXPECT_TRUE(std::isnan(y[1]));
+  EXPECT_TRUE(y[2] >= 0 && y[2] <= 6.3e-39f) << y[2];
 }
 
 TEST(ScanFunctions, SoftplusAndSlope) {

@@ -74,49 +74,14 @@ inline void store_lanes(float* p, VecF v, std::int64_t count) {
   count == kLanes ? store(p, v) : store_part(p, v, count);
 }
 
-// 2^f for |f| <= 1/2 with 2^0 = 1: minimax of degree 5. Relative error at most 3.4 u, fused 2.9 u.
-inline VecF exp2_fraction(VecF f) {
-  VecF p = splat(1.3264727141e-3f);
-  p = p * f + 9.6715126399e-3f;
-  p = p * f + 5.5507337435e-2f;
-  p = p * f + 2.4022242085e-1f;
-  p = p * f + 6.9314697760e-1f;
-  return p * f + 1.0f;
-}
-
-// x = i + f with i whole: returns 2^i 2^f. AVX-512 goes to 0 and infinity as it should; the others stop at 2^-126 and
-// 2^127.
-struct Split {
-  VecF whole, fraction;
-};
-inline VecF exp2_of(Split x) {
 #if defined(COLUBER_ISA_AVX512)
-  return VecF(_mm512_scalef_ps(__m512(exp2_fraction(x.fraction)), __m512(x.whole)));
-#else
-  return bit_cast_f(bit_cast_i(exp2_fraction(x.fraction)) + (__builtin_convertvector(x.whole, VecI) << 23));
-#endif
-}
-inline VecF nearest_whole(VecF x) {
-#if defined(COLUBER_ISA_AVX512)
-  return VecF(_mm512_roundscale_ps(__m512(x), 0));
-#else
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: no bits are left for a fraction
-  return rounded(x + kRound) - kRound;
-#endif
-}
-#if !defined(COLUBER_ISA_AVX512)
-inline VecF in_exp2_range(VecF x) {
-  return min(splat(127.0f), max(splat(-126.0f), x));  // in this order NaN stays NaN
-}
-#endif
-
 // 2^(a b). Relative error at most 3.4 u + 0.7 u |a b|; never above 1 for a b <= 0.
 //
-// With AVX-512 the fraction is that above the whole number below: one instruction takes it, and scalef rounds down by
-// itself, two operations fewer than to the nearest (a sweep of the scan took 0.83 of the time). 2^f for 0 <= f <= 1:
-// minimax of degree 5 with 2^0 = 1 and 2^1 = 2, both exact as floats; relative error at most 2.7 u.
+// The fraction is that above the whole number below: one instruction takes it, and scalef rounds down by itself, two
+// operations fewer than to the nearest (a sweep of the scan took 0.83 of the time). 2^f for 0 <= f <= 1: minimax of
+// degree 5 with 2^0 = 1 and 2^1 = 2, both exact as floats; relative error at most 2.7 u. Goes to 0 and infinity as it
+// should.
 inline VecF exp2_product(VecF a, VecF b) {
-#if defined(COLUBER_ISA_AVX512)
   constexpr int kDown = _MM_FROUND_TO_NEG_INF;
   const VecF power = rounded(a * b);
   const VecF f = VecF(_mm512_maskz_reduce_ps(kAllLanes, __m512(power), kDown));
@@ -127,18 +92,60 @@ inline VecF exp2_product(VecF a, VecF b) {
   p = p * f + 6.9315173883e-1f;
   p = p * f + 1.0f;
   return VecF(_mm512_maskz_scalef_ps(kAllLanes, __m512(p), __m512(power)));
+}
 #else
-  const VecF x = in_exp2_range(rounded(a * b));
+// 2^f for |f| <= 1/2 with 2^0 = 1: minimax of degree 5. Relative error at most 3.4 u, fused 2.9 u.
+inline VecF exp2_fraction(VecF f) {
+  VecF p = splat(1.3264727141e-3f);
+  p = p * f + 9.6715126399e-3f;
+  p = p * f + 5.5507337435e-2f;
+  p = p * f + 2.4022242085e-1f;
+  p = p * f + 6.9314697760e-1f;
+  return p * f + 1.0f;
+}
+
+// x = i + f with i whole: returns 2^i 2^f, for i from -126 to 127.
+struct Split {
+  VecF whole, fraction;
+};
+inline VecF exp2_of(Split x) {
+  return bit_cast_f(bit_cast_i(exp2_fraction(x.fraction)) + (__builtin_convertvector(x.whole, VecI) << 23));
+}
+inline VecF nearest_whole(VecF x) {
+  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: no bits are left for a fraction
+  return rounded(x + kRound) - kRound;
+}
+
+// 2^(a b), and the nearest of 2^-126 and 2^127. Relative error at most 3.4 u + 0.7 u |a b|; never above 1 for a b <= 0.
+inline VecF exp2_product(VecF a, VecF b) {
+  const VecF x = min(splat(127.0f), max(splat(-126.0f), rounded(a * b)));  // in this order NaN stays NaN
   const VecF whole = nearest_whole(x);
   return exp2_of({whole, x - whole});
-#endif
 }
+#endif
+
 // e^x for -87 <= x <= 88, and the nearest of those beyond. Relative error at most 3.4 u + 1.3 u |x|; where
-// multiply-adds are fused the product with log2(e) is not rounded, and 0.3 u |x| is left.
+// multiply-adds are fused the product with log2(e) is not rounded, and 0.3 u |x| is left, but with AVX-512 that gain is
+// given for the two operations that exp2_product saves.
 inline VecF scan_exp(VecF x) {
   const VecF bounded = min(splat(88.0f), max(splat(-87.0f), x));
+#if defined(COLUBER_ISA_AVX512)
+  return exp2_product(bounded, splat(kLog2E));
+#else
   const VecF whole = nearest_whole(rounded(bounded) * kLog2E);
   return exp2_of({whole, multiply_add(bounded, kLog2E, -whole)});
+#endif
+}
+
+// 1 / x for 1 <= x <= 2^127. Relative error at most 1.1 u. A division of 16 floats takes 16 cycles or more; from 14
+// good bits a step of Newton takes three operations.
+inline VecF reciprocal(VecF x) {
+#if defined(COLUBER_ISA_AVX512)
+  const VecF r = VecF(_mm512_maskz_rcp14_ps(kAllLanes, __m512(x)));
+  return r + r * (1.0f - x * r);
+#else
+  return 1.0f / x;
+#endif
 }
 
 // ln(1 + t) / t for 0 <= t <= 1: minimax of degree 8. Relative error at most 4 u.
@@ -164,11 +171,11 @@ inline VecF scan_softplus(VecF x) {
 }
 inline Softplus scan_softplus_slope(VecF x) {
   const VecF t = scan_exp(-abs(x));
-  const VecF above = 1.0f / (1.0f + t);
+  const VecF above = reciprocal(1.0f + t);
   return {rounded(t * log1p_ratio(t)) + max(splat(0.0f), x), x < 0.0f ? t * above : above};
 }
 inline VecF scan_sigmoid(VecF x) {
-  return 1.0f / (1.0f + scan_exp(-x));
+  return reciprocal(1.0f + scan_exp(-x));
 }
 
 // Lanes come in pairs kWidth apart: the lower ones of all pairs of a (where they lie) and of b (moved up beside them),
