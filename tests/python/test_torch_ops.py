@@ -351,6 +351,8 @@ def test_refusals():
     match = "dropout_p: expected 0 or more, below 1, got 2"
     refused(ValueError, match, ct.rms_norm_fn, u, torch.ones(6), None, dropout_p=2)
     refused(TypeError, r"seq_idx\] expected a torch tensor \(b,l\), got list", scan, u, delta, A, B, C, seq_idx=[[0]])
+    for module in (ct.Mamba(4), ct.Mamba(4, n_layer=1), ct.MixerModel(4, 1, 0, 8)):
+        refused(TypeError, "unexpected keyword argument 'dtpye'", module.allocate_inference_cache, 1, 1, dtpye=None)
     refused(TypeError, "state: expected a torch tensor, got None", ct.selective_state_update, None, u, delta, A, B, C)
     refused(ValueError, "conv_state: expected", ct.causal_conv1d_update, u, torch.zeros(2, 4, 2), torch.randn(4, 4))
     state = torch.zeros(2, 4, 3)

@@ -307,11 +307,11 @@ class Mamba(nn.Module):
         dtype = autocast_dtype() or x.dtype
         return out if out.dtype == dtype else out.to(dtype)
 
-    def allocate_inference_cache(self, batch_size, max_seqlen, dtype=None, **kwargs):
+    def allocate_inference_cache(self, batch_size, max_seqlen, dtype=None):
         """Zeros (b,d,k) and (b,d,n), in a stack {layer_idx: both}; their size does not depend on max_seqlen."""
         if self.n_layer is not None:
             return {
-                layer.mixer.layer_idx: layer.allocate_inference_cache(batch_size, max_seqlen, dtype, **kwargs)
+                layer.mixer.layer_idx: layer.allocate_inference_cache(batch_size, max_seqlen, dtype)
                 for layer in self.layers
             }
         weight = self.out_proj.weight
