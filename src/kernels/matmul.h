@@ -8,9 +8,10 @@
 // `bf16` set, both factors of a product are rounded to bf16 first; sums are f32 always.
 //
 // Up to kSkinnyRows tokens read W once from memory, in kernels of ours (cpu/matmul.cc), and a token's result does not
-// depend on how many there are. More go to the matrix library (cpu/gemm.h), one fixed tile at a time; there a token's
-// result can differ in the last bits from the skinny one, and with the number of tokens. Neither depends on the number
-// of threads. Called by ops/linear.cc and ops/cross_entropy.cc, which check shapes.
+// depend on how many there are. More go to tiles of ours (cpu/linear_tiles.h: bf16 on processors with AMX) or to the
+// matrix library (cpu/gemm.h), one fixed tile at a time; there a token's result can differ in the last bits from the
+// skinny one, and with the library also with the number of tokens. None depends on the number of threads. Called by
+// ops/linear.cc and ops/cross_entropy.cc, which check shapes.
 #pragma once
 
 #include <cstdint>
