@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads) machine_chains(float* out) {
   float x[kChains];
 #pragma unroll
   for (int i = 0; i < kChains; ++i) x[i] = static_cast<float>(threadIdx.x + i);
-#pragma unroll 8
+#pragma unroll 32  // what counts the steps takes a place of every 250 or more
   for (int step = 0; step < kSteps; ++step)
 #pragma unroll
     for (int i = 0; i < kChains; ++i) x[i] = Operation::of(x[i]);
