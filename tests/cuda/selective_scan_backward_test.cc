@@ -168,6 +168,17 @@ TEST_F(CudaSelectiveScanBackward, Pieces) {
        {.name = "two rows", .l = 999, .d = 136, .reverse = true, .state = true, .resets = true, .checkpoints = true}});
 }
 
+// More blocks than run at once, by a fraction of a wave: pieces of a sequence one after the other.
+TEST_F(CudaSelectiveScanBackward, PiecesInTurn) {
+  check_all({{.name = "in turn", .b = 150, .l = 160, .d = 16, .state = true, .resets = true, .checkpoints = true},
+             {.name = "in turn, reverse", .b = 300, .l = 99, .d = 24, .reverse = true, .checkpoints = true}});
+}
+
+TEST_F(CudaSelectiveScanBackward, ManySequences) {
+  check_all({{.name = "tiled", .b = 70000, .l = 2, .d = 8, .state = true, .checkpoints = true},
+             {.name = "any", .b = 70000, .l = 2, .d = 3, .n = 2, .checkpoints = true}});
+}
+
 TEST_F(CudaSelectiveScanBackward, Packed) {
   check_all(packed_cases());
 }

@@ -41,7 +41,7 @@ int tiled_warps(const Stream& stream, const SelectiveScanParams<T, float>& p,
   const std::int64_t limit = shared_limit(stream.device);
   for (int warps = kMostWarps; fits && warps >= 4; warps /= 2) {
     auto whole = [&](std::int64_t groups) { return groups == 1 || p.d / groups % (warps * kWarpChannels) == 0; };
-    if (whole(p.B.shape[2]) && whole(p.C.shape[2]) && grad_shared_bytes<T>(warps) <= limit) return warps;
+    if (whole(p.B.shape[2]) && whole(p.C.shape[2]) && grad_shared_bytes<T, false>(warps) <= limit) return warps;
   }
   return 0;
 }
@@ -62,13 +62,13 @@ struct Plan {
   std::int64_t width_C() const { return p.C_is_constant ? 0 : scan_width(p); }
 
   // Tiles of the segment are set.
-  void allocate(const Stream& stream, std::int64_t parts_wanted) {
+  void allocate(const Stream& stream, std::int64_t parts_wanted, bool carries = false) {
     parts = parts_wanted;
     const std::int64_t width = scan_width(p), chunks = scan_chunks(p);
     const std::int64_t chunk_numbers = segment.tiles * p.u.shape[0] * kScanChunk * (width_B() + width_C());
     segment.chunks = std::clamp<std::int64_t>(kMostSlabBytes / 4 / std::max<std::int64_t>(chunk_numbers, 1), 1, chunks);
     segment.slab = scratch.template allocate<float>(segment.chunks * chunk_numbers);
-    if (segment.chunks < chunks)
+    if (segment.chunks < chunks || carries)
       for (float*& to : carry) to = scratch.template allocate<float>(scan_slots(p) * p.d * width);
     auto zeros = [&](std::int64_t planes) {
       float* to = scratch.template allocate<float>(parts * planes * p.d);
@@ -146,25 +146,28 @@ void run_any(const Stream& stream, Plan<T>& plan) {
   }
 }
 
-// Pieces that sequences are cut into: blocks in waves of `room`, and at least 4 chunks a piece.
-template <class T>
-int choose_pieces(const SelectiveScanParams<T, float>& p, std::int64_t tiles, std::int64_t room) {
-  constexpr double kPassOne = 0.35, kOverhead = 3;  // time of a chunk that only passes on; chunks of a launch
+// How sequences are cut; at least 4 chunks a piece.
+struct Cut {
+  int pieces = 1;
+  bool in_turn = false;
+  double cost = 0;
+};
+
+// Times are in chunks of a block; blocks come in waves of `room`. Pieces side by side need a pass for their ends;
+// pieces in turn are no faster than the chunks of a sequence.
+Cut choose_cut(std::int64_t blocks, std::int64_t chunks, std::int64_t room) {
+  constexpr double kPassOne = 0.25, kLaunch = 3, kBegin = 1;
   constexpr int kMost = 64;
-  const std::int64_t blocks = scan_slots(p) * tiles;
-  const std::int64_t chunks = divide_up(p.u.shape[0] * p.u.shape[1] / scan_slots(p), kScanChunk);
   auto pass = [&](std::int64_t count, std::int64_t each) {
-    return static_cast<double>(divide_up(count, room) * each) + kOverhead;
+    return static_cast<double>(divide_up(count, room)) * (static_cast<double>(each) + kBegin) + kLaunch;
   };
-  int best = 1;
-  double best_cost = pass(blocks, chunks);
+  Cut best{1, false, pass(blocks, chunks)};
   for (int pieces = 2; pieces <= kMost && chunks / pieces >= 4; ++pieces) {
     const std::int64_t each = divide_up(chunks, pieces);
-    const double cost = pass(blocks * pieces, each) + kPassOne * pass(blocks * (pieces - 1), each);
-    if (cost < best_cost) {
-      best = pieces;
-      best_cost = cost;
-    }
+    const Cut side{pieces, false, pass(blocks * pieces, each) + kPassOne * pass(blocks * (pieces - 1), each)};
+    const Cut turn{pieces, true, pass(std::max(blocks, room) * pieces, each)};
+    for (const Cut& cut : {side, turn})
+      if (cut.cost < best.cost) best = cut;
   }
   return best;
 }
@@ -174,31 +177,50 @@ void run_tiled(const Stream& stream, Plan<T>& plan, int warps) {
   const auto& p = plan.p;
   plan.segment.unit = p.d;
   plan.segment.tiles = plan.segment.tiles_of_unit = divide_up(p.d, warps * kWarpChannels);
-  const std::int64_t slots = scan_slots(p), shared = grad_shared_bytes<T>(warps);
-  GradPieces pieces;
-  auto* kernel = selective_scan_bwd_tiled<T, false>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-        "cudaFuncSetAttribute");
-  int at_once = 0;  // blocks of a multiprocessor
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, kernel, warps * 32, static_cast<std::size_t>(shared)),
-        "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
-  pieces.pieces = choose_pieces(p, plan.segment.tiles, std::int64_t{at_once} * multiprocessors(stream.device));
-  plan.allocate(stream, slots * pieces.pieces);
-  if (pieces.pieces > 1) {
-    pieces.ends = plan.scratch.template allocate<float>(slots * pieces.pieces * p.d * kGradStates);
-    pieces.sums = plan.scratch.template allocate<float>(slots * pieces.pieces * p.d);
-  }
-  auto launch = [&](auto* kernel, std::int64_t count, const ScanSegment& segment, float* carry_out) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+  const std::int64_t slots = scan_slots(p), blocks = slots * plan.segment.tiles;
+  auto shared_of = [&](bool ends_only) {
+    return static_cast<std::size_t>(ends_only ? grad_shared_bytes<T, true>(warps) : grad_shared_bytes<T, false>(warps));
+  };
+  auto prepare = [&](auto* kernel, bool ends_only) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared_of(ends_only))),
           "cudaFuncSetAttribute");
-    const auto grid = static_cast<unsigned>(slots * segment.tiles * count);
-    kernel<<<grid, static_cast<unsigned>(warps * 32), static_cast<std::size_t>(shared), handle_of(stream)>>>(
+  };
+  prepare(selective_scan_bwd_tiled<T, false>, false);
+  prepare(selective_scan_bwd_tiled<T, true>, true);
+  int at_once = 0;  // blocks of a multiprocessor
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, selective_scan_bwd_tiled<T, false>, warps * 32,
+                                                      shared_of(false)),
+        "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+  const Cut cut = choose_cut(blocks, divide_up(p.u.shape[0] * p.u.shape[1] / slots, kScanChunk),
+                             std::int64_t{at_once} * multiprocessors(stream.device));
+  plan.allocate(stream, slots * cut.pieces, cut.in_turn);
+  GradPieces pieces;
+  pieces.pieces = cut.pieces;
+  const bool side_by_side = cut.pieces > 1 && !cut.in_turn;
+  if (side_by_side) {
+    pieces.ends = plan.scratch.template allocate<float>(slots * cut.pieces * p.d * kGradStates);
+    pieces.sums = plan.scratch.template allocate<float>(slots * cut.pieces * p.d);
+  }
+  if (cut.in_turn) {
+    pieces.turns = plan.scratch.template allocate<int>(blocks + 1);
+    pieces.tickets = pieces.turns + blocks;
+  }
+  auto launch = [&](auto* kernel, bool ends_only, const ScanSegment& segment, float* carry_out) {
+    const auto grid = static_cast<unsigned>(blocks * (cut.pieces - (ends_only ? 1 : 0)));
+    kernel<<<grid, static_cast<unsigned>(warps * 32), shared_of(ends_only), handle_of(stream)>>>(
         p, plan.g, plan.checkpoints, segment, pieces, plan.sums, carry_out);
     check_launch("selective_scan_bwd_tiled");
   };
   plan.run(stream, [&](const ScanSegment& segment, float* carry_out) {
-    if (pieces.pieces > 1) launch(selective_scan_bwd_tiled<T, true>, pieces.pieces - 1, segment, carry_out);
-    launch(selective_scan_bwd_tiled<T, false>, pieces.pieces, segment, carry_out);
+    if (side_by_side) launch(selective_scan_bwd_tiled<T, true>, true, segment, carry_out);
+    if (!cut.in_turn) return launch(selective_scan_bwd_tiled<T, false>, false, segment, carry_out);
+    // A piece has read what it was handed before it hands on its own: one buffer does.
+    check(cudaMemsetAsync(pieces.turns, 0, static_cast<std::size_t>(blocks + 1) * sizeof(int), handle_of(stream)),
+          "cudaMemsetAsync");
+    ScanSegment own = segment;
+    own.carry = plan.carry[0];
+    launch(selective_scan_bwd_tiled<T, false>, false, own, plan.carry[0]);
   });
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cuda/common/activation.cuh"
+#include "kernels/cuda/common/async_copy.cuh"
 #include "kernels/cuda/common/pieces.cuh"
 #include "kernels/cuda/selective_scan_backward_sums.cuh"
 
@@ -10,30 +11,40 @@ namespace coluber::cuda {
 
 inline constexpr int kGradStates = 16, kWarpChannels = 16, kHalf = 8;
 
-// (s,pieces,d,16) and (s,pieces,d).
+// How a segment is cut. ends and sums, (s,pieces,d,16) and (s,pieces,d): pieces run side by side, after a pass that
+// finds their ends. turns, (s,tiles) zeros, and tickets, a zero: pieces run one after the other and hand on what they
+// carry.
 struct GradPieces {
   int pieces = 1;
   float *ends = nullptr, *sums = nullptr;
+  int *turns = nullptr, *tickets = nullptr;
 };
 
 // Tensors of raw tiles.
-enum RawTile { kRawU, kRawDt, kRawGradY, kRawZ, kRawTiles };
+enum RawTile { kTileU, kTileDt, kTileGradY, kTileZ, kRawTileKinds };
 
-template <class T>
+template <class T, bool kEndsOnly>
 struct GradWarpShared {
-  T raw[2][kRawTiles][kScanChunk][kWarpChannels];
-  float4 start[2][kWarpChannels][kGradStates / 4];  // checkpoints
-  float4 steps[kScanChunk][kWarpChannels / 2];      // dt, dt u of two channels
-  float2 grad[kScanChunk][kWarpChannels / 2];       // of y before the gate
-  float4 middle[2][32];                             // states before token 8
-  float4 sums[kHalf][8][8];                         // dB, dC of a token and pair of channels, swizzled
-  // Of each lane: where its copies of the next chunk come from, where its pair's gradients of this chunk go. Here they
-  // cost a load and a store a chunk; in registers, 16 of those that the states need.
-  const void* from[kRawTiles + 1][32];
+  T raw[2][kRawTileKinds][kScanChunk][kWarpChannels];
+  float4 steps[kScanChunk][kWarpChannels / 2];  // dt, dt u of two channels
+  float2 grad[kScanChunk][kWarpChannels / 2];   // of y before the gate
+  // Of each lane: where it begins to copy and to write, at position 0 of the piece. Here an address costs a load and a
+  // multiplication a chunk; in registers, 20 of those that the states need.
+  const void* from[kRawTileKinds + 3][32];
   void* to[3][32];
   float dbias[2][32];  // of a lane's pair of channels, so far
   float bias[kWarpChannels], D[kWarpChannels];
 };
+
+// What only the gradients need.
+template <class T>
+struct GradWarpShared<T, false> : GradWarpShared<T, true> {
+  float4 start[2][kWarpChannels][kGradStates / 4];  // checkpoints
+  float4 slopes[4][32];                             // of dt, and of z times grad_y, of a lane's tokens and channels
+  float4 middle[2][32];                             // states before token 8
+  float4 sums[kHalf][8][8];                         // dB, dC of a token and pair of channels, swizzled
+};
+inline constexpr int kFromCheckpoints = kRawTileKinds, kFromRows = kRawTileKinds + 1, kFromResets = kRawTileKinds + 2;
 
 struct GradBlockShared {
   float4 B[2][kScanChunk][kGradStates / 4], C[2][kScanChunk][kGradStates / 4];
@@ -41,30 +52,21 @@ struct GradBlockShared {
 };
 
 // Sums of a warp, [2][warps][token][quad], follow the warps' parts.
-template <class T>
+template <class T, bool kEndsOnly>
 std::int64_t grad_shared_bytes(int warps) {
-  return static_cast<std::int64_t>(sizeof(GradBlockShared)) +
-         warps * static_cast<std::int64_t>(sizeof(GradWarpShared<T>) + 2 * kScanChunk * 8 * sizeof(float4));
+  const std::size_t totals = kEndsOnly ? 0 : 2 * kScanChunk * 8 * sizeof(float4);
+  return static_cast<std::int64_t>(sizeof(GradBlockShared) + warps * (sizeof(GradWarpShared<T, kEndsOnly>) + totals));
 }
 
 __device__ __forceinline__ int grad_steps_at(int token, int pair) {
   return pair ^ (token & 6);
 }
 
-// 16 bytes, zeros where there are none.
-__device__ __forceinline__ void copy_piece(void* to, const void* from, bool there) {
-  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(there ? 16 : 0)
-               : "memory");
-}
-__device__ __forceinline__ void copies_done() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
-}
-
 // Where a warp is: its channels, and the chunks of its piece. Positions count from the first of these chunks.
 struct GradPlace {
   ScanSequence q;
   std::int64_t channel0, first;  // chunk
+  int channels;                  // there, of kWarpChannels
   int count, begin, end;         // chunks; positions of the sequence
   int lane;
 
@@ -72,51 +74,55 @@ struct GradPlace {
   __device__ std::int64_t token(int k, int i) const { return q.token((first + k) * kScanChunk + i - q.position); }
 };
 
-// Copies a warp's tiles of the next chunk, from the last to the first.
+// So many positions on.
+template <class T>
+__device__ __forceinline__ T* moved(T* from, std::int64_t stride, int sign, int positions) {
+  return from + std::int64_t{positions} * (static_cast<int>(stride) * sign);
+}
+
+// Copies a warp's tiles of a chunk.
 template <class T, bool kEndsOnly>
 class GradLoader {
  public:
   static __device__ __forceinline__ void begin(const SelectiveScanParams<T, float>& p,
                                                const SelectiveScanGradParams<T, float>& g, const float* checkpoints,
-                                               const GradPlace& at, GradWarpShared<T>& w) {
-    const std::int64_t t = at.token(at.count - 1, at.lane / kPieces);
+                                               const GradPlace& at, GradWarpShared<T, kEndsOnly>& w) {
+    const std::int64_t t = at.token(0, at.lane / kPieces);
     const std::int64_t c = at.channel0 + at.lane % kPieces * kNumbers;
-    w.from[kRawU][at.lane] = p.u.ptr(at.q.row, t, c);
-    w.from[kRawDt][at.lane] = p.dt.ptr(at.q.row, t, c);
-    w.from[kRawGradY][at.lane] = g.grad_y.ptr(at.q.row, t, c);
-    w.from[kRawZ][at.lane] = p.z ? p.z.ptr(at.q.row, t, c) : nullptr;
-    w.from[kRawTiles][at.lane] =
-        checkpoints + scan_checkpoint_at(p, at.q.row, at.first + at.count - 1, at.channel0) + at.lane * 4;
+    w.from[kTileU][at.lane] = p.u.ptr(at.q.row, t, c);
+    w.from[kTileDt][at.lane] = p.dt.ptr(at.q.row, t, c);
+    w.from[kTileGradY][at.lane] = g.grad_y.ptr(at.q.row, t, c);
+    w.from[kTileZ][at.lane] = p.z ? p.z.ptr(at.q.row, t, c) : nullptr;
+    w.from[kFromCheckpoints][at.lane] =
+        checkpoints + scan_checkpoint_at(p, at.q.row, at.first, at.channel0) + at.lane * 4;
   }
   static __device__ __forceinline__ void start(const SelectiveScanParams<T, float>& p,
                                                const SelectiveScanGradParams<T, float>& g, const GradPlace& at, int k,
-                                               GradWarpShared<T>& w, int buffer) {
+                                               GradWarpShared<T, kEndsOnly>& w, int buffer) {
     const int row = at.lane / kPieces, offset = at.lane % kPieces * kNumbers;
-    const bool channel_there = at.channel0 + offset < p.d;
+    const bool channel_there = offset < at.channels;
     auto copy = [&](RawTile tile, const View<const T, 3>& view) {
-      const int step = static_cast<int>(view.strides[1]) * at.q.sign;
       const T* from = static_cast<const T*>(w.from[tile][at.lane]);
-      w.from[tile][at.lane] = from - std::int64_t{kScanChunk} * step;
 #pragma unroll
-      for (int i = 0; i < kScanChunk; i += kRows) {
-        const bool there = channel_there && at.has(k, row + i);
-        copy_piece(&w.raw[buffer][tile][row + i][offset], there ? from + std::int64_t{i} * step : view.data, there);
-      }
+      for (int i = 0; i < kScanChunk; i += kRows)
+        copy_async<16>(&w.raw[buffer][tile][row + i][offset],
+                       moved(from, view.strides[1], at.q.sign, k * kScanChunk + i),
+                       channel_there && at.has(k, row + i));
     };
-    if (!kEndsOnly) copy(kRawU, p.u);
-    copy(kRawDt, p.dt);
-    copy(kRawGradY, g.grad_y);
-    if (p.z) copy(kRawZ, p.z);
-    if (kEndsOnly) return;
-    const float* from = static_cast<const float*>(w.from[kRawTiles][at.lane]);
-    w.from[kRawTiles][at.lane] = from - p.d * kGradStates;
-    const bool is_checkpoint = k * kScanChunk >= at.begin;
+    if (!kEndsOnly) copy(kTileU, p.u);
+    copy(kTileDt, p.dt);
+    copy(kTileGradY, g.grad_y);
+    if (p.z) copy(kTileZ, p.z);
+    if constexpr (!kEndsOnly) {
+      const float* from = static_cast<const float*>(w.from[kFromCheckpoints][at.lane]) + k * (p.d * kGradStates);
+      const bool is_checkpoint = k * kScanChunk >= at.begin;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int channel = at.lane / 4 + 8 * i;
-      const bool there = is_checkpoint && at.channel0 + channel < p.d;
-      copy_piece(&w.start[buffer][channel][at.lane % 4], there ? from + 128 * i : p.A.data, there);
+      for (int i = 0; i < 2; ++i) {
+        const int channel = at.lane / 4 + 8 * i;
+        copy_async<16>(&w.start[buffer][channel][at.lane % 4], from + 128 * i, is_checkpoint && channel < at.channels);
+      }
     }
+    commit_copies();
   }
 
  private:
@@ -124,23 +130,30 @@ class GradLoader {
   static constexpr int kRows = 32 / kPieces, kNumbers = 16 / static_cast<int>(sizeof(T));
 };
 
-// Rows of B and C and resets of a chunk, loaded by the threads of a block: a thread has 4 states of a row.
+// Rows of B and C and resets of a chunk, loaded by the first 128 threads of a block: 4 states of a row each.
 template <class T>
 struct GradRows {
   Raw<T, 4> raw{};
   bool reset = false;
 
-  __device__ __forceinline__ void load(const SelectiveScanParams<T, float>& p, const GradPlace& at,
-                                       std::int64_t channel0, int k, int thread) {
-    if (thread >= 128) return;
+  static __device__ __forceinline__ void begin(const SelectiveScanParams<T, float>& p, const GradPlace& at,
+                                               std::int64_t channel0, GradWarpShared<T, true>& w, int thread) {
     const auto& view = thread < 64 ? p.B : p.C;
-    const int token = thread % 64 / 4;
+    const std::int64_t t = at.token(0, thread % 64 / 4);
+    w.from[kFromRows][at.lane] = view.ptr(at.q.row, t, channel0 / (p.d / view.shape[2]), thread % 4 * 4);
+    w.from[kFromResets][at.lane] = p.resets ? p.resets.ptr(at.q.row, t) : nullptr;
+  }
+  __device__ __forceinline__ void load(const SelectiveScanParams<T, float>& p, const GradPlace& at,
+                                       const GradWarpShared<T, true>& w, int k, int thread) {
+    if (thread >= 128) return;
     raw = {};
     reset = false;
-    if (!at.has(k, token)) return;
-    const std::int64_t t = at.token(k, token);
-    raw = load_raw<4>(view.ptr(at.q.row, t, channel0 / (p.d / view.shape[2]), thread % 4 * 4));
-    reset = p.resets && p.resets(at.q.row, t) != 0;
+    if (!at.has(k, thread % 64 / 4)) return;
+    const std::int64_t stride = thread < 64 ? p.B.strides[1] : p.C.strides[1];
+    raw = load_raw<4>(moved(static_cast<const T*>(w.from[kFromRows][at.lane]), stride, at.q.sign, k * kScanChunk));
+    if (p.resets)
+      reset = *moved(static_cast<const std::uint8_t*>(w.from[kFromResets][at.lane]), p.resets.strides[1], at.q.sign,
+                     k * kScanChunk) != 0;
   }
   __device__ __forceinline__ void store(GradBlockShared& block, int buffer, int thread) const {
     if (thread >= 128) return;
@@ -161,35 +174,45 @@ struct GradThread {
   float dD[2] = {}, dt_sum[2] = {};
 };
 
-// Step sizes and gradients before the gate of a chunk: a thread has its pair of channels at 4 tokens.
+// Step sizes, gradients before the gate and slopes of a chunk: a thread has its pair of channels at 4 tokens, 2 of each
+// half, and is the one that writes their gradients.
 template <class T, bool kEndsOnly>
 __device__ __forceinline__ void prepare_steps(const SelectiveScanParams<T, float>& p, const GradPlace& at, int k,
-                                              GradThread& s, GradWarpShared<T>& w, const GradBlockShared& block,
-                                              int buffer) {
+                                              GradThread& s, GradWarpShared<T, kEndsOnly>& w,
+                                              const GradBlockShared& block, int buffer) {
   const int pair = at.lane / 4;
-  float dt[4][2], u[4][2], grad[4][2], bias[2];
+  float dt[4][2], u[4][2], grad[4][2], slope[4][2], slope_z[4][2], bias[2];
   load_floats(&w.bias[2 * pair], bias);
   auto token_of = [&](int i) { return at.lane % 4 * 2 + i / 2 * 8 + i % 2; };
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int token = token_of(i);
-    load_floats(&w.raw[buffer][kRawDt][token][2 * pair], dt[i]);
-    load_floats(&w.raw[buffer][kRawGradY][token][2 * pair], grad[i]);
-    if (!kEndsOnly) load_floats(&w.raw[buffer][kRawU][token][2 * pair], u[i]);
+    load_floats(&w.raw[buffer][kTileDt][token][2 * pair], dt[i]);
+    load_floats(&w.raw[buffer][kTileGradY][token][2 * pair], grad[i]);
+    if (!kEndsOnly) load_floats(&w.raw[buffer][kTileU][token][2 * pair], u[i]);
 #pragma unroll
-    for (int c = 0; c < 2; ++c) dt[i][c] += bias[c];
+    for (int c = 0; c < 2; ++c) dt[i][c] += bias[c], slope[i][c] = 1, slope_z[i][c] = 0;
   }
   // One branch for all, so that their latencies overlap.
   if (p.dt_softplus) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) dt[i / 2][i % 2] = scan_step_size<T>(dt[i / 2][i % 2], true);
+    for (int i = 0; i < 8; ++i) {
+      float& x = dt[i / 2][i % 2];
+      if (!kEndsOnly) slope[i / 2][i % 2] = scan_softplus_slope(x);
+      x = scan_step_size<T>(x, true);
+    }
   }
   if (p.z) {
     float z[4][2];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) load_floats(&w.raw[buffer][kRawZ][token_of(i)][2 * pair], z[i]);
+    for (int i = 0; i < 4; ++i) load_floats(&w.raw[buffer][kTileZ][token_of(i)][2 * pair], z[i]);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) grad[i / 2][i % 2] *= z[i / 2][i % 2] * sigmoid(z[i / 2][i % 2]);
+    for (int i = 0; i < 8; ++i) {
+      float& g = grad[i / 2][i % 2];
+      const float gate = sigmoid(z[i / 2][i % 2]), half = g * gate;
+      g = half * z[i / 2][i % 2];
+      slope_z[i / 2][i % 2] = fmaf(g, 1.0f - gate, half);  // grad_y gate (1 + z (1 - gate))
+    }
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -209,6 +232,8 @@ __device__ __forceinline__ void prepare_steps(const SelectiveScanParams<T, float
     }
     w.steps[token][to] = make_float4(dt[i][0], dt[i][0] * u[i][0], dt[i][1], dt[i][1] * u[i][1]);
     w.grad[token][to] = make_float2(grad[i][0], grad[i][1]);
+    if constexpr (!kEndsOnly)
+      w.slopes[i][at.lane] = make_float4(slope[i][0], slope[i][1], slope_z[i][0], slope_z[i][1]);
   }
 }
 
@@ -222,78 +247,52 @@ template <class T>
 class GradWriter {
  public:
   static __device__ __forceinline__ void begin(const SelectiveScanGradParams<T, float>& g, const GradPlace& at,
-                                               GradWarpShared<T>& w) {
-    const std::int64_t t = at.token(at.count - 1, at.lane % 4 * 2), c = at.channel0 + at.lane / 4 * 2;
+                                               GradWarpShared<T, false>& w) {
+    const std::int64_t t = at.token(0, at.lane % 4 * 2), c = at.channel0 + at.lane / 4 * 2;
     w.to[0][at.lane] = g.grad_u ? g.grad_u.ptr(at.q.row, t, c) : nullptr;
     w.to[1][at.lane] = g.grad_dt ? g.grad_dt.ptr(at.q.row, t, c) : nullptr;
     w.to[2][at.lane] = g.grad_z ? g.grad_z.ptr(at.q.row, t, c) : nullptr;
   }
-  // The chunk before.
-  static __device__ __forceinline__ void step(const SelectiveScanGradParams<T, float>& g, const GradPlace& at,
-                                              GradWarpShared<T>& w) {
-    auto back = [&](void*& to, const View<T, 3>& view) {
-      if (view) to = static_cast<T*>(to) - std::int64_t{kScanChunk} * (static_cast<int>(view.strides[1]) * at.q.sign);
-    };
-    back(w.to[0][at.lane], g.grad_u);
-    back(w.to[1][at.lane], g.grad_dt);
-    back(w.to[2][at.lane], g.grad_z);
-  }
-  static __device__ __forceinline__ void write(const SelectiveScanParams<T, float>& p,
-                                               const SelectiveScanGradParams<T, float>& g, const GradPlace& at, int k,
-                                               int half, GradWarpShared<T>& w, int buffer, const HalfSums& sums) {
-    const int pair = at.lane / 4;
-    float dt[2][2], u[2][2], grad[2][2], ddt[2][2], du[2][2], slope[2][2], bias[2], D[2];
-    load_floats(&w.bias[2 * pair], bias);
+  static __device__ __forceinline__ void write(const SelectiveScanGradParams<T, float>& g, const GradPlace& at, int k,
+                                               int half, GradWarpShared<T, false>& w, int buffer,
+                                               const HalfSums& sums) {
+    const int pair = at.lane / 4, first = half * kHalf + at.lane % 4 * 2;
+    float ddt[2][2], du[2][2], dz[2][2], D[2], dbias[2] = {};
     load_floats(&w.D[2 * pair], D);
     bool there[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int token = half * kHalf + at.lane % 4 * 2 + i;
-      there[i] = at.channel0 + 2 * pair < p.d && at.has(k, token);
-      const float4 step = w.steps[token][grad_steps_at(token, pair)];
+      const int token = first + i;
+      there[i] = 2 * pair < at.channels && at.has(k, token);
+      const float4 step = w.steps[token][grad_steps_at(token, pair)], slopes = w.slopes[half * 2 + i][at.lane];
       const float2 before = w.grad[token][grad_steps_at(token, pair)];
-      dt[i][0] = step.x, dt[i][1] = step.z, grad[i][0] = before.x, grad[i][1] = before.y;
-      load_floats(&w.raw[buffer][kRawU][token][2 * pair], u[i]);
-      load_floats(&w.raw[buffer][kRawDt][token][2 * pair], slope[i]);
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
+      const float dt[2] = {step.x, step.z}, grad[2] = {before.x, before.y}, slope[2] = {slopes.x, slopes.y},
+                  slope_z[2] = {slopes.z, slopes.w};
+      float u[2];
+      load_floats(&w.raw[buffer][kTileU][token][2 * pair], u);
 #pragma unroll
       for (int c = 0; c < 2; ++c) {
-        const float lambda_B = sums.lambda_B[2 * c + i], x = slope[i][c] + bias[c];
-        du[i][c] = fmaf(dt[i][c], lambda_B, D[c] * grad[i][c]);
-        ddt[i][c] = fmaf(u[i][c], lambda_B, 0.69314718056f * sums.local_A[2 * c + i]);
-        slope[i][c] = x > 20.0f || !p.dt_softplus ? 1.0f : sigmoid(x);
-        ddt[i][c] *= slope[i][c];
-      }
-#pragma unroll
-    for (int c = 0; c < 2; ++c) w.dbias[c][at.lane] += (there[0] ? ddt[0][c] : 0.0f) + (there[1] ? ddt[1][c] : 0.0f);
-    store(g.grad_u, w.to[0][at.lane], half, at.q.sign, du, there);
-    store(g.grad_dt, w.to[1][at.lane], half, at.q.sign, ddt, there);
-    if (!p.z || !g.grad_z) return;
-    float z[2][2], grad_y[2][2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int token = half * kHalf + at.lane % 4 * 2 + i;
-      load_floats(&w.raw[buffer][kRawZ][token][2 * pair], z[i]);
-      load_floats(&w.raw[buffer][kRawGradY][token][2 * pair], grad_y[i]);
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const float gate = sigmoid(z[i][c]), y = fmaf(D[c], u[i][c], sums.y[2 * c + i]);
-        z[i][c] = grad_y[i][c] * y * gate * fmaf(z[i][c], 1.0f - gate, 1.0f);
+        const float lambda_B = sums.lambda_B[2 * c + i];
+        du[i][c] = fmaf(dt[c], lambda_B, D[c] * grad[c]);
+        ddt[i][c] = slope[c] * fmaf(u[c], lambda_B, 0.69314718056f * sums.local_A[2 * c + i]);
+        dz[i][c] = slope_z[c] * fmaf(D[c], u[c], sums.y[2 * c + i]);
+        dbias[c] += there[i] ? ddt[i][c] : 0.0f;
       }
     }
-    store(g.grad_z, w.to[2][at.lane], half, at.q.sign, z, there);
+#pragma unroll
+    for (int c = 0; c < 2; ++c) w.dbias[c][at.lane] += dbias[c];
+    store(g.grad_u, w.to[0][at.lane], at, k * kScanChunk + half * kHalf, du, there);
+    store(g.grad_dt, w.to[1][at.lane], at, k * kScanChunk + half * kHalf, ddt, there);
+    store(g.grad_z, w.to[2][at.lane], at, k * kScanChunk + half * kHalf, dz, there);
   }
 
  private:
-  static __device__ __forceinline__ void store(const View<T, 3>& view, void* to, int half, int sign,
+  static __device__ __forceinline__ void store(const View<T, 3>& view, void* from, const GradPlace& at, int position,
                                                const float (&x)[2][2], const bool (&there)[2]) {
     if (!view) return;
-    const int step = static_cast<int>(view.strides[1]) * sign;
-    T* at = static_cast<T*>(to) + std::int64_t{half * kHalf} * step;
-    if (there[0]) store_floats(at, x[0]);
-    if (there[1]) store_floats(at + step, x[1]);
+    T* to = moved(static_cast<T*>(from), view.strides[1], at.q.sign, position);
+    if (there[0]) store_floats(to, x[0]);
+    if (there[1]) store_floats(moved(to, view.strides[1], at.q.sign, 1), x[1]);
   }
 };
 

@@ -15,13 +15,15 @@
 //
 // Few sequences and channels: a segment is cut into pieces. Pass one walks all pieces but the first from an adjoint of
 // zero and leaves what it sends back and its sum of dt; pass two begins piece k with what the pieces after it leave.
+// Blocks for two waves and a bit: pieces too, but one after the other, so that the last wave is short. Blocks take
+// tickets, and those of the last pieces come first: whoever is waited for has started.
 #pragma once
 
 #include "kernels/cuda/selective_scan_backward_stage.cuh"
 
 namespace coluber::cuda {
 
-inline constexpr int kMostWarps = 8;  // of a block: 255 registers a thread fill a multiprocessor
+inline constexpr int kMostWarps = 8;  // of a block, or half of them: 255 registers a thread fill a multiprocessor
 
 __device__ __forceinline__ void multiply(float (&d)[4], const float (&a)[4], float b0, float b1) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -60,7 +62,7 @@ __device__ __forceinline__ void unpack(float4 x, float (&to)[4]) {
 }
 
 template <class T>
-__device__ __forceinline__ HalfSums half_chunk(GradThread& s, GradWarpShared<T>& w, const GradBlockShared& block,
+__device__ __forceinline__ HalfSums half_chunk(GradThread& s, GradWarpShared<T, false>& w, const GradBlockShared& block,
                                                int buffer, int half, const float (&start)[2][4], int lane) {
   const int pair = lane / 4, quad = lane % 4;
   float h[kHalf + 1][2][4], a[kHalf][2][4];
@@ -125,7 +127,7 @@ __device__ __forceinline__ HalfSums half_chunk(GradThread& s, GradWarpShared<T>&
 
 // Adds up the 8 threads' dB and dC of a half; a lane has quad lane % 8 of tokens lane / 8 and 4 more.
 template <class T>
-__device__ __forceinline__ void add_pairs(const GradWarpShared<T>& w, float4 (*to)[8], int half, int lane) {
+__device__ __forceinline__ void add_pairs(const GradWarpShared<T, false>& w, float4 (*to)[8], int half, int lane) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int t = lane / 8 + i * 4, quad = lane % 8;
@@ -139,18 +141,19 @@ __device__ __forceinline__ void add_pairs(const GradWarpShared<T>& w, float4 (*t
   }
 }
 
-// The adjoint that comes back into a thread's states at the end of its piece.
+// The adjoint that comes back into a thread's states at the end of its piece; from_carry: not from the sequence's end.
 template <class T>
 __device__ void enter_piece(const SelectiveScanGradParams<T, float>& g, const ScanSegment& segment,
-                            const GradPieces& pieces, std::int64_t d, std::int64_t slot, int piece, bool is_last,
+                            const GradPieces& pieces, std::int64_t d, std::int64_t slot, int piece, bool from_carry,
                             std::int64_t c, int n, const float (&A)[4], float (&adjoint)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    if (!is_last)
+    if (from_carry)
       adjoint[i] = segment.carry[(slot * d + c) * kGradStates + n + i];
     else
       adjoint[i] = g.grad_state_out ? g.grad_state_out(slot, c, n + i) : 0.0f;
   }
+  if (pieces.ends == nullptr) return;
   for (int k = pieces.pieces - 1; k > piece; --k) {
     const std::int64_t at = (slot * pieces.pieces + k) * d + c;
     const float sum = pieces.sums[at];
@@ -162,10 +165,25 @@ __device__ void enter_piece(const SelectiveScanGradParams<T, float>& g, const Sc
   }
 }
 
+// Pieces that run one after the other: waits for the one behind this, and lets the one in front of it go.
+__device__ __forceinline__ void wait_for_turn(const int* turn, int wanted) {
+  if (threadIdx.x == 0) {
+    int now;
+    do {
+      asm volatile("ld.acquire.gpu.s32 %0, [%1];" : "=r"(now) : "l"(turn) : "memory");
+    } while (now != wanted);
+  }
+  __syncthreads();
+}
+__device__ __forceinline__ void end_turn(int* turn, int now) {
+  __syncthreads();
+  if (threadIdx.x == 0) asm volatile("st.release.gpu.s32 [%0], %1;" ::"l"(turn), "r"(now) : "memory");
+}
+
 // Adjoint alone through a chunk.
 template <class T>
-__device__ __forceinline__ void pass_chunk(GradThread& s, const GradWarpShared<T>& w, const GradBlockShared& block,
-                                           int buffer, int lane) {
+__device__ __forceinline__ void pass_chunk(GradThread& s, const GradWarpShared<T, true>& w,
+                                           const GradBlockShared& block, int buffer, int lane) {
   const int pair = lane / 4;
 #pragma unroll
   for (int t = kScanChunk - 1; t >= 0; --t) {
@@ -186,14 +204,14 @@ __device__ __forceinline__ void pass_chunk(GradThread& s, const GradWarpShared<T
 template <class T>
 __device__ __forceinline__ void grad_chunk(const SelectiveScanParams<T, float>& p,
                                            const SelectiveScanGradParams<T, float>& g, const GradPlace& at, int k,
-                                           GradThread& s, GradWarpShared<T>& w, const GradBlockShared& block,
+                                           GradThread& s, GradWarpShared<T, false>& w, const GradBlockShared& block,
                                            int buffer, float4 (*totals)[8]) {
   const int pair = at.lane / 4, quad = at.lane % 4;
   float start[2][4] = {};
   if (k * kScanChunk >= at.begin) {
     unpack(w.start[buffer][2 * pair][quad], start[0]);
     unpack(w.start[buffer][2 * pair + 1][quad], start[1]);
-  } else if (p.state_in && at.channel0 + 2 * pair < p.d) {
+  } else if (p.state_in && 2 * pair < at.channels) {
 #pragma unroll
     for (int i = 0; i < 8; ++i)
       start[i / 4][i % 4] = p.state_in(at.q.slot, at.channel0 + 2 * pair + i / 4, quad * 4 + i % 4);
@@ -212,30 +230,35 @@ __device__ __forceinline__ void grad_chunk(const SelectiveScanParams<T, float>& 
     const HalfSums sums = half_chunk<T>(s, w, block, buffer, half, h, at.lane);
     __syncwarp();
     add_pairs(w, totals, half, at.lane);
-    GradWriter<T>::write(p, g, at, k, half, w, buffer, sums);
+    GradWriter<T>::write(g, at, k, half, w, buffer, sums);
     __syncwarp();
     unpack(w.middle[0][at.lane], h[0]);
     unpack(w.middle[1][at.lane], h[1]);
   }
-  GradWriter<T>::step(g, at, w);
 }
 
 // Sums over the warps of one chunk.
+template <int kWarps>
 __device__ __forceinline__ void leave_totals(const float4 (*totals)[kScanChunk][8], const GradPlace& at, int k,
                                              float* slab) {
-  const int warps = blockDim.x / 32;
-#pragma unroll 1
-  for (int i = threadIdx.x; i < kScanChunk * 16; i += blockDim.x) {
+#pragma unroll
+  for (int i = threadIdx.x; i < kScanChunk * 16; i += kWarps * 32) {
     if (!at.has(k, i / 16)) continue;
     float2 sum = make_float2(0, 0);
 #pragma unroll
-    for (int warp = 0; warp < kMostWarps; ++warp) {
-      if (warp >= warps) break;
+    for (int warp = 0; warp < kWarps; ++warp) {
       const float2 x = reinterpret_cast<const float2*>(totals[warp])[i];
       sum.x += x.x, sum.y += x.y;
     }
     reinterpret_cast<float2*>(slab)[i] = sum;
   }
+}
+__device__ __forceinline__ void leave_totals(const float4 (*totals)[kScanChunk][8], const GradPlace& at, int k,
+                                             float* slab) {
+  if (blockDim.x == kMostWarps * 32)
+    leave_totals<kMostWarps>(totals, at, k, slab);
+  else
+    leave_totals<kMostWarps / 2>(totals, at, k, slab);
 }
 
 template <class T, bool kEndsOnly>
@@ -262,7 +285,8 @@ __device__ void leave_piece(const SelectiveScanGradParams<T, float>& g, const Sc
         pieces.ends[at * kGradStates + n + k] = s.adjoint[i][k];
       } else {
         sums.A[(part * (kGradStates + 1) + n + k) * d + c + i] += s.dA[i][k];
-        if (piece == 0 && !is_first) carry_out[(slot * d + c + i) * kGradStates + n + k] = s.adjoint[i][k];
+        if (piece == 0 ? !is_first : pieces.turns != nullptr)
+          carry_out[(slot * d + c + i) * kGradStates + n + k] = s.adjoint[i][k];
         if (piece == 0 && is_first && g.grad_state_in) g.grad_state_in(slot, c + i, n + k) = s.adjoint[i][k];
       }
     }
@@ -277,7 +301,7 @@ __device__ void leave_piece(const SelectiveScanGradParams<T, float>& g, const Sc
 }
 
 template <class T, bool kEndsOnly>
-__global__ void __launch_bounds__(kMostWarps * 32, 1)
+__global__ void __launch_bounds__(kMostWarps * 32, kEndsOnly ? 2 : 1)
     selective_scan_bwd_tiled(const __grid_constant__ SelectiveScanParams<T, float> p,
                              const __grid_constant__ SelectiveScanGradParams<T, float> g, const float* checkpoints,
                              const ScanSegment segment, const GradPieces pieces, const ScanTokenSums sums,
@@ -285,19 +309,25 @@ __global__ void __launch_bounds__(kMostWarps * 32, 1)
   extern __shared__ float4 tiled_shared[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
   auto& block = *reinterpret_cast<GradBlockShared*>(tiled_shared);
-  auto* const parts = reinterpret_cast<GradWarpShared<T>*>(&block + 1);
-  GradWarpShared<T>& w = parts[warp];
+  auto* const parts = reinterpret_cast<GradWarpShared<T, kEndsOnly>*>(&block + 1);
+  auto& w = parts[warp];
   auto* const totals = reinterpret_cast<float4(*)[kScanChunk][8]>(parts + warps);
 
-  const int launched = kEndsOnly ? pieces.pieces - 1 : pieces.pieces;
-  const std::int64_t rest = blockIdx.x / segment.tiles, tile = blockIdx.x - rest * segment.tiles;
-  const std::int64_t slot = rest / launched;
-  const int piece = static_cast<int>(rest - slot * launched) + (kEndsOnly ? 1 : 0);
+  // Pieces from the last to the first.
+  __shared__ unsigned ticket;
+  if (pieces.tickets != nullptr) {
+    if (threadIdx.x == 0) ticket = atomicAdd(pieces.tickets, 1);
+    __syncthreads();
+  }
+  const std::int64_t unit = pieces.tickets != nullptr ? ticket : blockIdx.x, units = scan_slots(p) * segment.tiles;
+  const std::int64_t turn = unit % units, slot = turn / segment.tiles, tile = turn - slot * segment.tiles;
+  const int piece = pieces.pieces - 1 - static_cast<int>(unit / units);
   GradPlace at;
   at.q = scan_sequence(p, slot);
   at.lane = lane;
   const std::int64_t block_channel0 = tile * warps * kWarpChannels;
   at.channel0 = block_channel0 + warp * kWarpChannels;
+  at.channels = static_cast<int>(min(p.d - at.channel0, std::int64_t{kWarpChannels}));
   const std::int64_t begin = at.q.position / kScanChunk;
   const std::int64_t end = max((at.q.position + at.q.length + kScanChunk - 1) / kScanChunk, begin + 1);
   const std::int64_t first = max(begin, segment.first), all = min(end, segment.end) - first;
@@ -310,14 +340,16 @@ __global__ void __launch_bounds__(kMostWarps * 32, 1)
       static_cast<int>(min(at.q.position + at.q.length - at.first * kScanChunk, std::int64_t{at.count} * kScanChunk));
 
   if (lane < kWarpChannels) {
-    const bool there = at.channel0 + lane < p.d;
+    const bool there = lane < at.channels;
     w.bias[lane] = there && p.dt_bias != nullptr ? p.dt_bias[at.channel0 + lane] : 0.0f;
     w.D[lane] = there && p.D != nullptr ? p.D[at.channel0 + lane] : 0.0f;
   }
   w.dbias[0][lane] = w.dbias[1][lane] = 0;
+  if (pieces.turns != nullptr) wait_for_turn(pieces.turns + turn, pieces.pieces - 1 - piece);
   GradThread s;
   const std::int64_t c = at.channel0 + lane / 4 * 2;
   const int n = lane % 4 * 4;
+  const bool from_carry = end > segment.end || (pieces.turns != nullptr && piece < pieces.pieces - 1);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const bool valid = c < p.d;
@@ -327,7 +359,7 @@ __global__ void __launch_bounds__(kMostWarps * 32, 1)
       s.adjoint[i][k] = 0;
     }
     if (valid && !kEndsOnly)
-      enter_piece(g, segment, pieces, p.d, slot, piece, end <= segment.end, c + i, n, s.A[i], s.adjoint[i]);
+      enter_piece(g, segment, pieces, p.d, slot, piece, from_carry, c + i, n, s.A[i], s.adjoint[i]);
   }
   float* const slab = segment.slab + ((tile * p.u.shape[0] + at.q.row) * segment.positions() +
                                       (at.first - segment.first) * kScanChunk) *
@@ -336,21 +368,22 @@ __global__ void __launch_bounds__(kMostWarps * 32, 1)
   GradRows<T> rows;
   if (at.count > 0) {
     GradLoader<T, kEndsOnly>::begin(p, g, checkpoints, at, w);
-    if (!kEndsOnly) GradWriter<T>::begin(g, at, w);
+    if constexpr (!kEndsOnly) GradWriter<T>::begin(g, at, w);
     GradLoader<T, kEndsOnly>::start(p, g, at, at.count - 1, w, 0);
-    rows.load(p, at, block_channel0, at.count - 1, threadIdx.x);
+    GradRows<T>::begin(p, at, block_channel0, w, threadIdx.x);
+    rows.load(p, at, w, at.count - 1, threadIdx.x);
   }
   int buffer = 0;
 #pragma unroll 1
   for (int k = at.count - 1; k >= 0; --k, buffer ^= 1) {
     rows.store(block, buffer, threadIdx.x);
-    copies_done();
+    wait_copies<0>();
     __syncthreads();
     if (!kEndsOnly && k + 1 < at.count)
       leave_totals(totals + (buffer ^ 1) * warps, at, k + 1, slab + (k + 1) * kChunkNumbers);
     if (k > 0) {
       GradLoader<T, kEndsOnly>::start(p, g, at, k - 1, w, buffer ^ 1);
-      rows.load(p, at, block_channel0, k - 1, threadIdx.x);
+      rows.load(p, at, w, k - 1, threadIdx.x);
     }
     prepare_steps<T, kEndsOnly>(p, at, k, s, w, block, buffer);
     __syncwarp();
@@ -366,6 +399,7 @@ __global__ void __launch_bounds__(kMostWarps * 32, 1)
   float dbias[2] = {w.dbias[0][lane], w.dbias[1][lane]};
   leave_piece<T, kEndsOnly>(g, segment, pieces, sums, carry_out, s, dbias, p.d, slot, piece, begin >= segment.first, c,
                             n);
+  if (pieces.turns != nullptr) end_turn(pieces.turns + turn, pieces.pieces - piece);
 }
 
 }  // namespace coluber::cuda

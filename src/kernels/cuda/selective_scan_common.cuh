@@ -69,6 +69,12 @@ __device__ __forceinline__ float scan_log2(float x) {
   return y;
 }
 
+__device__ __forceinline__ float scan_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // ln(1 + e^x), x itself above 20: relative error below 5e-6 for all x, with two special function instructions. For
 // small e the logarithm of 1 + e would have lost its digits: three terms of the series.
 __device__ __forceinline__ float scan_softplus(float x) {
@@ -79,7 +85,8 @@ __device__ __forceinline__ float scan_softplus(float x) {
 }
 // Its slope: the sigmoid, 1 above 20.
 __device__ __forceinline__ float scan_softplus_slope(float x) {
-  return x > 20.0f ? 1.0f : __fdividef(1.0f, 1.0f + scan_exp2(-x * kScanLog2E));
+  const float e = scan_exp2(x * kScanLog2E);  // as softplus has it
+  return x > 20.0f ? 1.0f : e * scan_reciprocal(1.0f + e);
 }
 // Step size from dt + dt_bias. f32 numbers get all their digits.
 template <class T>

@@ -208,55 +208,58 @@ void launch_step(const Stream& stream, const SelectiveScanParams<T, float>& p) {
   check_launch("selective_scan_step_rows");
 }
 
-// Time of one pass in tiles: two blocks share a multiprocessor, and one alone takes kAlone of the time of two. Every
+// Time of one pass in tiles: kTogether blocks share a multiprocessor, and fewer take less time than all of them. Every
 // block fills and drains its pipeline and reads what pieces before it left, so many small pieces are slow.
-double pass_cost(std::int64_t blocks, std::int64_t tiles, std::int64_t processors) {
-  constexpr double kAlone = 0.62, kFill = 3;
-  const std::int64_t waves = blocks / (2 * processors), rest = blocks % (2 * processors);
-  const double rest_cost = rest == 0 ? 0 : rest <= processors ? kAlone : 1;
-  return (static_cast<double>(waves) + rest_cost) * (static_cast<double>(tiles) + kFill) + kFill;
+double pass_cost(std::int64_t blocks, std::int64_t tiles, std::int64_t processors, std::int64_t together) {
+  constexpr double kAlone = 0.5, kFill = 3;
+  const std::int64_t waves = blocks / (together * processors), rest = blocks % (together * processors);
+  const double share = static_cast<double>(divide_up(rest, processors)) / static_cast<double>(together);
+  return (static_cast<double>(waves) + (rest == 0 ? 0 : kAlone + (1 - kAlone) * share)) *
+             (static_cast<double>(tiles) + kFill) +
+         kFill;
 }
 
-// Pieces that sequences are cut into. At least 4 tiles a piece.
-template <class T>
-int choose_pieces(const Stream& stream, const SelectiveScanParams<T, float>& p) {
-  constexpr double kPassOne = 0.73;  // time of a tile that has no outputs
-  constexpr int kMost = 32;
-  const std::int64_t processors = multiprocessors(stream.device);
-  const std::int64_t blocks = scan_slots(p) * divide_up(p.d, kTiledChannels);
-  const std::int64_t tokens = p.u.shape[0] * p.u.shape[1] / scan_slots(p);  // of a sequence on average
-  const std::int64_t tiles = divide_up(tokens, kTileTokens);
-  int best = 1;
-  double best_cost = pass_cost(blocks, tiles, processors);
-  for (int pieces = 2; pieces <= kMost && tiles / pieces >= 4; ++pieces) {
-    const std::int64_t each = divide_up(tiles, pieces);
-    const double cost =
-        pass_cost(blocks * pieces, each, processors) + kPassOne * pass_cost(blocks * (pieces - 1), each, processors);
-    if (cost < best_cost) {
-      best = pieces;
-      best_cost = cost;
+// How sequences are cut; at least 4 tiles a part.
+ScanPieces choose_pieces(std::int64_t blocks, std::int64_t tiles, std::int64_t processors) {
+  constexpr double kPassOne = 0.55;  // a tile without outputs, to one with them, when the multiprocessor is full
+  constexpr int kMost = 32, kMostFiner = 4;
+  ScanPieces best;
+  double best_cost = pass_cost(blocks, tiles, processors, kTogether);
+  for (int pieces = 2; pieces <= kMost; ++pieces)
+    for (int finer = 1; finer <= kMostFiner && tiles / (pieces * finer) >= 4; ++finer) {
+      const std::int64_t each = divide_up(tiles, pieces * finer);
+      const double one = kPassOne * kTogetherOne / kTogether *
+                         pass_cost(blocks * (pieces - 1) * finer, each, processors, kTogetherOne);
+      const double cost = pass_cost(blocks * pieces, each * finer, processors, kTogether) + one;
+      if (cost < best_cost) {
+        best.pieces = pieces;
+        best.finer = finer;
+        best_cost = cost;
+      }
     }
-  }
   return best;
 }
 
 template <class T>
 void launch_tiled(const Stream& stream, const SelectiveScanParams<T, float>& p, float* checkpoints) {
   Scratch scratch(stream);
-  ScanPieces pieces;
-  pieces.pieces = choose_pieces(stream, p);
   const std::int64_t slots = scan_slots(p), blocks = slots * divide_up(p.d, kTiledChannels);
+  const std::int64_t tokens = p.u.shape[0] * p.u.shape[1] / slots;  // of a sequence on average
+  ScanPieces pieces = choose_pieces(blocks, divide_up(tokens, kTileTokens), multiprocessors(stream.device));
+  auto launch = [&](auto* kernel, std::size_t shared, std::int64_t count, float* to) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
+          "cudaFuncSetAttribute");
+    kernel<<<static_cast<unsigned>(blocks * count), kTiledThreads, shared, handle_of(stream)>>>(p, to, pieces);
+    check_launch("selective_scan_fwd_tiled");
+  };
   if (pieces.pieces > 1) {
-    pieces.ends = scratch.allocate<float>(slots * pieces.pieces * p.d * kTiledStates);
-    pieces.sums = scratch.allocate<float>(slots * pieces.pieces * p.d);
+    pieces.ends = scratch.allocate<float>(slots * pieces.parts() * p.d * kTiledStates);
+    pieces.sums = scratch.allocate<float>(slots * pieces.parts() * p.d);
     pieces.start = scratch.allocate<float>(slots * p.d * kTiledStates);
-    const auto grid = static_cast<unsigned>(blocks * (pieces.pieces - 1));
-    selective_scan_fwd_tiled<T, true><<<grid, kTiledThreads, 0, handle_of(stream)>>>(p, nullptr, pieces);
-    check_launch("selective_scan_fwd_tiled, ends of pieces");
+    launch(selective_scan_fwd_tiled<T, true>, sizeof(TiledShared<T, true>), (pieces.pieces - 1) * pieces.finer,
+           nullptr);
   }
-  const auto grid = static_cast<unsigned>(blocks * pieces.pieces);
-  selective_scan_fwd_tiled<T, false><<<grid, kTiledThreads, 0, handle_of(stream)>>>(p, checkpoints, pieces);
-  check_launch("selective_scan_fwd_tiled");
+  launch(selective_scan_fwd_tiled<T, false>, sizeof(TiledShared<T, false>), pieces.pieces, checkpoints);
 }
 
 }  // namespace

@@ -1,10 +1,13 @@
 // The helper warps of selective_scan's tiled forward (selective_scan_tiled.cuh): what comes before the recurrence of a
 // tile, and what comes after. 350 instructions of a thread for its 8 channels of one token, 4 special functions each.
+// Memory answers in the time of half a tile or a whole one, so u, dt, z and rows of B and C are asked for three tiles
+// ahead, into a ring of shared memory: with one tile ahead, helpers took as long as the scan that they serve.
 #pragma once
 
 #include <cstdint>
 
 #include "kernels/cuda/common/activation.cuh"
+#include "kernels/cuda/common/async_copy.cuh"
 #include "kernels/cuda/common/pieces.cuh"
 #include "kernels/cuda/selective_scan_common.cuh"
 
@@ -12,7 +15,9 @@ namespace coluber::cuda {
 
 inline constexpr int kTiledStates = 16, kTiledChannels = 64, kTileTokens = kScanChunk;
 inline constexpr int kScanWarps = 4, kTiledThreads = 2 * kScanWarps * 32;
-inline constexpr int kHelperChannels = 8;  // of a helper thread, of one token of a tile
+inline constexpr int kHelperChannels = 8;              // of a helper thread, of one token of a tile
+inline constexpr int kRawTiles = 4;                    // of the ring
+inline constexpr int kTogether = 3, kTogetherOne = 4;  // blocks of a multiprocessor; of pass one
 
 // An mbarrier: who waits sees what was written before the arrivals. Its use number i completes phase i. Unlike a
 // barrier of the block, it lets a warp that has arrived go on: helpers and scan warps may be a tile apart.
@@ -45,13 +50,23 @@ struct Meeting {
   }
 };
 
+enum RawInput { kRawDt, kRawU, kRawZ, kRawInputs };  // z for outputs alone
+
+template <class T, bool kStateOnly>
 struct TiledShared {
+  T raw[kRawTiles][kStateOnly ? kRawZ : kRawInputs][kTileTokens][kTiledChannels];
+  T rows[kRawTiles][2][kTileTokens][kTiledStates];   // of B and C
   float4 steps[2][kTileTokens][kTiledChannels / 2];  // dt, dt u of two channels, swizzled: steps_at
   float4 B[2][kTileTokens][kTiledStates / 4], C[2][kTileTokens][kTiledStates / 4];
-  float y[2][kTileTokens][kTiledChannels];
+  float y[2][kStateOnly ? 1 : kTileTokens][kTiledChannels];
   float bias[kTiledChannels], D[kTiledChannels];
   std::uint8_t resets[2][kTileTokens];
   Meeting ready[2], done[2];  // helpers have prepared a tile; scan warps are through with it
+};
+
+// The tiles of one piece of a sequence.
+struct TiledRange {
+  std::int64_t first, end;
 };
 
 // A helper writes four neighbouring pairs, a scan thread reads one: pairs of 8 lines apart must not share banks.
@@ -118,10 +133,10 @@ __device__ __forceinline__ void store_packed(T* to, const float (&y)[8]) {
   }
 }
 
-// What a helper thread has of tensor rows: its 8 channels of one token of a tile after the other.
+// Where a helper thread's 8 channels of one token of a tile are in a tensor, tile after tile.
 template <class T>
 struct HelperRow {
-  T* at = nullptr;  // of its token in the tile that comes next
+  T* at = nullptr;
   std::int64_t step = 0;
 
   HelperRow() = default;
@@ -132,20 +147,24 @@ struct HelperRow {
   }
 };
 
+// Tiles count from the first of the piece.
 template <class T, bool kStateOnly>
 class TiledHelper {
  public:
-  __device__ TiledHelper(const SelectiveScanParams<T, float>& p, TiledShared& shared, const ScanSequence& q,
-                         std::int64_t tile, std::int64_t channel0, int thread)
+  __device__ TiledHelper(const SelectiveScanParams<T, float>& p, TiledShared<T, kStateOnly>& shared,
+                         const ScanSequence& q, const TiledRange& tiles, std::int64_t channel0, int thread)
       : p_(p),
         shared_(shared),
         token_(thread / 8),
         lane_(thread % 8),
-        position_(thread / 8),
-        begin_(static_cast<int>(max(q.position - tile * kTileTokens, std::int64_t{0}))),
-        end_(static_cast<int>(q.position + q.length - tile * kTileTokens)),
-        valid_(channel0 + lane_ * kHelperChannels < p.d) {
-    const std::int64_t t = q.token(tile * kTileTokens + token_ - q.position);
+        count_(static_cast<int>(tiles.end - tiles.first)),
+        begin_(static_cast<int>(max(q.position - tiles.first * kTileTokens, std::int64_t{0}))),
+        end_(static_cast<int>(q.position + q.length - tiles.first * kTileTokens)),
+        valid_(channel0 + lane_ * kHelperChannels < p.d),
+        row_token_(thread % 64 / 4),
+        row_quad_(thread % 4),
+        row_is_C_(thread >= 64) {
+    const std::int64_t t = q.token(tiles.first * kTileTokens + token_ - q.position);
     const std::int64_t c = channel0 + lane_ * kHelperChannels;
     dt_ = HelperRow<const T>(p.dt, q, t, c);
     u_ = HelperRow<const T>(p.u, q, t, c);
@@ -159,119 +178,112 @@ class TiledHelper {
       shared.D[thread] = has && p.D != nullptr ? p.D[channel0 + thread] : 0.0f;
     }
     // Rows of B and C: 64 threads each, 4 states of one token.
-    const bool is_C = thread >= 64;
-    const auto& view = is_C ? p.C : p.B;
+    const auto& view = row_is_C_ ? p.C : p.B;
     const std::int64_t group = channel0 / (p.d / view.shape[2]);
-    row_token_ = thread % 64 / 4;
-    rows_ = view.ptr(q.row, q.token(tile * kTileTokens + row_token_ - q.position), group, thread % 4 * 4);
+    rows_ = view.ptr(q.row, q.token(tiles.first * kTileTokens + row_token_ - q.position), group, row_quad_ * 4);
     rows_step_ = view.strides[1] * q.sign * kTileTokens;
-    rows_to_ = is_C ? &shared.C[0][row_token_][thread % 4] : &shared.B[0][row_token_][thread % 4];
-    rows_wanted_ = !kStateOnly || !is_C;
   }
 
-  // Starts the loads of the tile that comes next.
-  __device__ __forceinline__ void load() {
-    const bool is_token = position_ >= begin_ && position_ < end_;
-    loaded_ = valid_ && is_token;
-    u_raw_ = {};
-    if (loaded_) {
-      dt_raw_ = load_words<kHelperChannels>(dt_.at);
-      u_raw_ = load_words<kHelperChannels>(u_.at);
+  // Asks for the next tile, if there is one; a group of copies in any case.
+  __device__ __forceinline__ void ask() {
+    if (asked_ < count_) {
+      const int slot = asked_ % kRawTiles;
+      const bool there = has(asked_);
+      copy(shared_.raw[slot][kRawDt], dt_, there);
+      copy(shared_.raw[slot][kRawU], u_, there);
+      if constexpr (!kStateOnly) {
+        if (z_.at != nullptr) copy(shared_.raw[slot][kRawZ], z_, there);
+      }
+      if (!kStateOnly || !row_is_C_) {
+        copy_async<4 * sizeof(T)>(&shared_.rows[slot][row_is_C_][row_token_][row_quad_ * 4], rows_,
+                                  is_token(asked_, row_token_));
+        rows_ += rows_step_;
+      }
     }
-    const int row_position = position_ - token_ + row_token_;
-    rows_raw_ = {};
-    if (rows_wanted_ && row_position >= begin_ && row_position < end_) rows_raw_ = load_words<4>(rows_);
-    reset_raw_ = resets_ != nullptr && is_token && *resets_ != 0;
-    resets_ = resets_ == nullptr ? nullptr : resets_ + resets_step_;
-    dt_.at += dt_.step;
-    u_.at += u_.step;
-    rows_ += rows_step_;
-    position_ += kTileTokens;
+    ++asked_;
+    commit_copies();
   }
 
-  // Step sizes of what was loaded, into one of the two buffers. Tokens that are none change nothing: dt = dt u = 0.
-  __device__ __forceinline__ void prepare(int buffer) {
+  // Step sizes of a tile. Tokens that are none change nothing: dt = dt u = 0.
+  __device__ __forceinline__ void prepare(int tile) {
+    const int buffer = tile & 1, slot = tile % kRawTiles;
     float dt[kHelperChannels], u[kHelperChannels], bias[kHelperChannels];
     load_floats(&shared_.bias[lane_ * kHelperChannels], bias);
-    widen(dt_raw_, dt);
-    widen(u_raw_, u);
+    widen(load_words<kHelperChannels>(mine(shared_.raw[slot][kRawDt])), dt);
+    widen(load_words<kHelperChannels>(mine(shared_.raw[slot][kRawU])), u);
 #pragma unroll
     for (int i = 0; i < kHelperChannels; ++i) dt[i] += bias[i];
     if (p_.dt_softplus) {
 #pragma unroll
       for (int i = 0; i < kHelperChannels; ++i) dt[i] = scan_step_size<T>(dt[i], true);
     }
+    const bool there = has(tile);
 #pragma unroll
-    for (int i = 0; i < kHelperChannels; ++i) dt[i] = loaded_ ? dt[i] : 0.0f;
+    for (int i = 0; i < kHelperChannels; ++i) dt[i] = there ? dt[i] : 0.0f;
 #pragma unroll
     for (int i = 0; i < kHelperChannels; i += 2)
       shared_.steps[buffer][token_][steps_at(lane_ * 4 + i / 2)] =
           make_float4(dt[i], u[i] * dt[i], dt[i + 1], u[i + 1] * dt[i + 1]);
-    if (rows_wanted_) {
+    if (!kStateOnly || !row_is_C_) {
       float row[4];
-      widen(rows_raw_, row);
-      rows_to_[buffer * kTileTokens * (kTiledStates / 4)] = make_float4(row[0], row[1], row[2], row[3]);
+      widen(load_words<4>(&shared_.rows[slot][row_is_C_][row_token_][row_quad_ * 4]), row);
+      (row_is_C_ ? shared_.C : shared_.B)[buffer][row_token_][row_quad_] = make_float4(row[0], row[1], row[2], row[3]);
     }
-    if (lane_ == 0) shared_.resets[buffer][token_] = reset_raw_;
-    u_before_ = u_now_;
-    u_now_ = u_next_;
-    u_next_ = u_raw_;
-    output_before_ = output_now_;
-    output_now_ = output_next_;
-    output_next_ = loaded_;
-  }
-  // The next tile's turn without one.
-  __device__ __forceinline__ void prepare_none() {
-    u_before_ = u_now_;
-    u_now_ = u_next_;
-    output_before_ = output_now_;
-    output_now_ = output_next_;
+    if (lane_ == 0) {
+      shared_.resets[buffer][token_] = resets_ != nullptr && is_token(tile, token_) && *resets_ != 0;
+      if (resets_ != nullptr) resets_ += resets_step_;
+    }
   }
 
-  // z of the tile whose outputs come at the next turn.
-  __device__ __forceinline__ void load_gate() {
-    if (z_.at == nullptr) return;
-    if (output_now_) z_raw_ = load_words<kHelperChannels>(z_.at);
-    z_.at += z_.step;
-  }
-
-  // Outputs of the tile before the one that is scanned.
-  __device__ __forceinline__ void finish(int buffer) {
+  // Outputs of a tile that has been scanned.
+  __device__ __forceinline__ void finish(int tile) {
+    const int slot = tile % kRawTiles;
     float y[kHelperChannels], u[kHelperChannels], D[kHelperChannels];
-    load_floats(&shared_.y[buffer][token_][lane_ * kHelperChannels], y);
+    load_floats(&shared_.y[tile & 1][token_][lane_ * kHelperChannels], y);
     load_floats(&shared_.D[lane_ * kHelperChannels], D);
-    widen(u_before_, u);
+    widen(load_words<kHelperChannels>(mine(shared_.raw[slot][kRawU])), u);
 #pragma unroll
     for (int i = 0; i < kHelperChannels; ++i) y[i] = fmaf(D[i], u[i], y[i]);
     if (z_.at != nullptr) {
       float z[kHelperChannels];
-      widen(z_raw_, z);
+      widen(load_words<kHelperChannels>(mine(shared_.raw[slot][kRawZ])), z);
 #pragma unroll
       for (int i = 0; i < kHelperChannels; ++i) y[i] *= silu(z[i]);
     }
-    if (output_before_) store_packed(y_.at, y);
+    if (has(tile)) store_packed(y_.at, y);
     y_.at += y_.step;
   }
 
  private:
+  __device__ __forceinline__ bool is_token(int tile, int token) const {
+    return tile * kTileTokens + token >= begin_ && tile * kTileTokens + token < end_;
+  }
+  __device__ __forceinline__ bool has(int tile) const {
+    return valid_ && is_token(tile, token_);
+  }
+  __device__ __forceinline__ T* mine(T (&tile)[kTileTokens][kTiledChannels]) const {
+    return &tile[token_][lane_ * kHelperChannels];
+  }
+  __device__ __forceinline__ void copy(T (&tile)[kTileTokens][kTiledChannels], HelperRow<const T>& row, bool there) {
+#pragma unroll
+    for (int i = 0; i < kHelperChannels; i += kPerVector<T>) copy_async<16>(mine(tile) + i, row.at + i, there);
+    row.at += row.step;
+  }
+
   const SelectiveScanParams<T, float>& p_;
-  TiledShared& shared_;
-  int token_, lane_;
-  int position_, begin_, end_;  // counted from the first tile
+  TiledShared<T, kStateOnly>& shared_;
+  int token_, lane_, count_;
+  int begin_, end_;  // positions
   bool valid_;
+  int row_token_, row_quad_;
+  bool row_is_C_;
+  int asked_ = 0;
   HelperRow<const T> dt_, u_, z_;
   HelperRow<T> y_;
   const std::uint8_t* resets_ = nullptr;
   std::int64_t resets_step_;
   const T* rows_;
   std::int64_t rows_step_;
-  int row_token_;
-  float4* rows_to_;
-  bool rows_wanted_, loaded_ = false, reset_raw_ = false;
-  bool output_before_ = false, output_now_ = false, output_next_ = false;
-  Words<T, 4> rows_raw_{};
-  Words<T, kHelperChannels> dt_raw_{}, u_raw_{}, z_raw_{};
-  Words<T, kHelperChannels> u_before_{}, u_now_{}, u_next_{};
 };
 
 }  // namespace coluber::cuda

@@ -1,19 +1,21 @@
 // Forward of selective_scan for 16 real states and B, C that change from token to token: what the published models
 // have. u, dt, z and y are read and written once, and the limit is the arithmetic: 16 exponentials and 80 other
-// instructions a token and channel for the states, 4 special functions and 40 others for softplus and gate. Measured:
-// 63 % of the issue slots and 66 % of the special function unit, with two scan warps a scheduler. One in 16 of the
-// exponentials by polynomial made it 5 % slower, one in 32 and those of the next token ahead 2 %.
+// instructions a token and channel for the states, 4 special functions and 40 others for softplus and gate. Tried
+// without gain: one in 16 of the exponentials by polynomial (5 % slower); a loop of 4 or 8 tokens that has the rows of
+// two tokens and the exponentials of one ahead, its sums over states left to the helpers (11 % slower).
 //
 // A block has 64 channels of one sequence and walks tiles of 16 tokens. Four scan warps have 16 channels x 16 states
 // each, a thread 2 channels x 4 states in registers, so that one 16-byte load of shared memory each of steps, B and C
-// serves 8 states. Four helper warps do for the tile after this one what comes before the recurrence (loads, softplus,
-// dt u) and for the tile before it what comes after (D u, gate, store): their latencies hide behind the scan.
+// serves 8 states. Four helper warps do for the tile after this one what comes before the recurrence (copies, softplus,
+// dt u) and for the tile before it what comes after (D u, gate, store): their latencies hide behind the scan. All
+// threads of a warp arrive where warps meet. One for all of them, after __syncwarp, would order memory as well, but
+// compute-sanitizer's racecheck follows single threads and reports what the others wrote and read.
 //
-// Few sequences and channels: a sequence is cut into pieces. Pass one finds the state at the end of every piece but the
-// last, beginning at zero, and the sum of dt; pass two begins piece k at what pieces 0 to k-1 leave, since the decay of
-// a piece is exp(A sum dt). All pieces round alike, but sums are taken in another order: results differ from those of
-// one piece by the rounding of exp(A sum dt), relative 2^-22 + |A sum dt| 2^-23 of the state carried in, 4e-6 at most
-// before it has decayed below the same digits.
+// Few sequences and channels: a sequence is cut into pieces. Pass one finds the state at the end of every part of every
+// piece but the last, beginning at zero, and the sum of dt; pass two begins a piece at what the parts before it leave,
+// since the decay of a part is exp(A sum dt). All parts round alike, but sums are taken in another order: results
+// differ from those of one piece by the rounding of exp(A sum dt), relative 2^-22 + |A sum dt| 2^-23 of the state
+// carried in, 4e-6 at most before it has decayed below the same digits.
 #pragma once
 
 #include <cstdint>
@@ -22,22 +24,22 @@
 
 namespace coluber::cuda {
 
-// How sequences are cut. (s,pieces,d,16), (s,pieces,d) and (s,d,16).
+// How sequences are cut. Pass one has no outputs to keep it busy, so it takes `finer` parts of every piece, in blocks
+// of their own. (s,parts,d,16), (s,parts,d) and (s,d,16).
 struct ScanPieces {
-  int pieces = 1;
+  int pieces = 1, finer = 1;
   float *ends = nullptr, *sums = nullptr;
   float* start = nullptr;  // a copy of state_in: the last piece may overwrite it before the first has read it
+
+  COLUBER_HD int parts() const { return pieces * finer; }
 };
 
-// The tiles of one piece of a sequence.
-struct TiledRange {
-  std::int64_t first, end;
-};
-__device__ __forceinline__ TiledRange tiles_of(const ScanSequence& q, int piece, int pieces) {
+// The tiles of `count` parts.
+__device__ __forceinline__ TiledRange tiles_of(const ScanSequence& q, int part, int count, int parts) {
   const std::int64_t first = q.position / kTileTokens;
   const std::int64_t tiles = (q.position + q.length + kTileTokens - 1) / kTileTokens - first;
-  const std::int64_t each = (tiles + pieces - 1) / pieces;
-  return {first + min(piece * each, tiles), first + min((piece + 1) * each, tiles)};
+  const std::int64_t each = (tiles + parts - 1) / parts;
+  return {first + min(part * each, tiles), first + min((part + count) * each, tiles)};
 }
 
 // 2 channels x 4 states of a scan thread. Lanes: channels % 8, states / 8, so that 8 neighbouring lanes read one
@@ -107,8 +109,9 @@ __device__ __forceinline__ void reduce_outputs(float (&y)[8][2], int lane, float
 }
 
 // One tile of 16 tokens for a scan warp.
-template <bool kStateOnly>
-__device__ __forceinline__ void scan_tile(TiledStates& s, TiledShared& shared, int buffer, int warp, int lane) {
+template <class T, bool kStateOnly>
+__device__ __forceinline__ void scan_tile(TiledStates& s, TiledShared<T, kStateOnly>& shared, int buffer, int warp,
+                                          int lane) {
   const int pair = warp * 8 + lane % 8;
   const uint4 flags = *reinterpret_cast<const uint4*>(shared.resets[buffer]);
   const bool any_reset = (flags.x | flags.y | flags.z | flags.w) != 0;
@@ -137,22 +140,22 @@ __device__ __forceinline__ void store_states(float* to, std::int64_t stride, con
   for (int n = 0; n < 4; ++n) to[n * stride] = h[n];
 }
 
-// The state that a piece begins with, of one channel; n: the first of four states.
+// The state that a part begins with, of one channel; n: the first of four states.
 template <class T, bool kStateOnly>
 __device__ void enter_piece(const SelectiveScanParams<T, float>& p, const ScanPieces& pieces, std::int64_t slot,
-                            int piece, std::int64_t c, int n, const float (&A)[4], float (&h)[4]) {
+                            int part, std::int64_t c, int n, const float (&A)[4], float (&h)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) h[i] = 0;
-  if (p.state_in && (!kStateOnly || piece == 0)) {
+  if (p.state_in && (!kStateOnly || part == 0)) {
     float* start = pieces.start + (slot * p.d + c) * kTiledStates + n;
     if (pieces.pieces == 1 || kStateOnly)
       load_states(p.state_in.ptr(slot, c) + n * p.state_in.strides[2], p.state_in.strides[2], h);
-    else if (piece == 0)
+    else if (part == 0)
       load_states(start, 1, h);
     if (kStateOnly) store_states(start, 1, h);
   }
-  for (int k = 0; !kStateOnly && k < piece; ++k) {
-    const std::int64_t at = (slot * pieces.pieces + k) * p.d + c;
+  for (int k = 0; !kStateOnly && k < part; ++k) {
+    const std::int64_t at = (slot * pieces.parts() + k) * p.d + c;
     const float sum = pieces.sums[at];
     const float4 end = *reinterpret_cast<const float4*>(pieces.ends + at * kTiledStates + n);
     const float ends[4] = {end.x, end.y, end.z, end.w};
@@ -162,52 +165,49 @@ __device__ void enter_piece(const SelectiveScanParams<T, float>& p, const ScanPi
 }
 
 template <class T, bool kStateOnly>
-__global__ void __launch_bounds__(kTiledThreads, kStateOnly ? 3 : 2)
+__global__ void __launch_bounds__(kTiledThreads, kStateOnly ? kTogetherOne : kTogether)
     selective_scan_fwd_tiled(const __grid_constant__ SelectiveScanParams<T, float> p, float* checkpoints,
                              const ScanPieces pieces) {
-  __shared__ TiledShared shared;
+  extern __shared__ float4 tiled_shared[];
+  auto& shared = *reinterpret_cast<TiledShared<T, kStateOnly>*>(tiled_shared);
   const std::int64_t channel_blocks = (p.d + kTiledChannels - 1) / kTiledChannels;
-  const int launched = kStateOnly ? pieces.pieces - 1 : pieces.pieces;
+  const int step = kStateOnly ? 1 : pieces.finer;  // parts
+  const int launched = kStateOnly ? (pieces.pieces - 1) * pieces.finer : pieces.pieces;
   const std::int64_t rest = blockIdx.x / channel_blocks;
   const std::int64_t channel0 = (blockIdx.x - rest * channel_blocks) * kTiledChannels;
   const std::int64_t slot = rest / launched;
-  const int piece = static_cast<int>(rest - slot * launched);
+  const int part = static_cast<int>(rest - slot * launched) * step;
   const ScanSequence q = scan_sequence(p, slot);
-  const TiledRange tiles = tiles_of(q, piece, pieces.pieces);
+  const TiledRange tiles = tiles_of(q, part, step, pieces.parts());
   const int count = static_cast<int>(tiles.end - tiles.first);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
   if (threadIdx.x < 2) {
     shared.ready[threadIdx.x].init(kScanWarps * 32);
-    shared.done[threadIdx.x].init(kScanWarps);
+    shared.done[threadIdx.x].init(kScanWarps * 32);
   }
   if (warp >= kScanWarps) {
-    TiledHelper<T, kStateOnly> helper(p, shared, q, tiles.first, channel0, threadIdx.x - kScanWarps * 32);
-    helper.load();
+    TiledHelper<T, kStateOnly> helper(p, shared, q, tiles, channel0, threadIdx.x - kScanWarps * 32);
+    for (int i = 1; i < kRawTiles; ++i) helper.ask();
     __syncthreads();
     if (count == 0) return;
+    wait_copies<kRawTiles - 2>();
     helper.prepare(0);
     shared.ready[0].arrive();
-    if (count > 1) helper.load();
     for (int k = 0; k < count; ++k) {
-      // Steps of tile k + 1, outputs of tile k - 1, then the loads of tile k + 2.
+      // Steps of tile k + 1, outputs of tile k - 1, whose place in the ring then is for the tile three after this one.
       if (k > 0) shared.done[(k - 1) & 1].wait((k - 1) >> 1);
-      const bool more = k + 1 < count;
-      if (more)
-        helper.prepare((k + 1) & 1);
-      else
-        helper.prepare_none();
+      wait_copies<kRawTiles - 3>();
+      if (k + 1 < count) helper.prepare(k + 1);
       if constexpr (!kStateOnly) {
-        if (k > 0) helper.finish((k - 1) & 1);
-        helper.load_gate();
+        if (k > 0) helper.finish(k - 1);
       }
-      if (more) shared.ready[(k + 1) & 1].arrive();
-      if (k + 2 < count) helper.load();
+      if (k + 1 < count) shared.ready[(k + 1) & 1].arrive();
+      helper.ask();
     }
     if constexpr (!kStateOnly) {
-      helper.prepare_none();
       shared.done[(count - 1) & 1].wait((count - 1) >> 1);
-      helper.finish((count - 1) & 1);
+      helper.finish(count - 1);
     }
     return;
   }
@@ -221,7 +221,7 @@ __global__ void __launch_bounds__(kTiledThreads, kStateOnly ? 3 : 2)
 #pragma unroll
     for (int j = 0; j < 4; ++j) s.A[i][j] = valid ? p.A(c + i, n + j) * kScanLog2E : 0.0f;
     if (valid)
-      enter_piece<T, kStateOnly>(p, pieces, slot, piece, c + i, n, s.A[i], s.h[i]);
+      enter_piece<T, kStateOnly>(p, pieces, slot, part, c + i, n, s.A[i], s.h[i]);
     else
       s.h[i][0] = s.h[i][1] = s.h[i][2] = s.h[i][3] = 0;
   }
@@ -233,18 +233,17 @@ __global__ void __launch_bounds__(kTiledThreads, kStateOnly ? 3 : 2)
       *reinterpret_cast<float4*>(to + kTiledStates) = make_float4(s.h[1][0], s.h[1][1], s.h[1][2], s.h[1][3]);
     }
     shared.ready[k & 1].wait(k >> 1);
-    scan_tile<kStateOnly>(s, shared, k & 1, warp, lane);
-    __syncwarp();
-    if (lane == 0) shared.done[k & 1].arrive();
+    scan_tile<T, kStateOnly>(s, shared, k & 1, warp, lane);
+    shared.done[k & 1].arrive();
   }
   if (!valid) return;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     if constexpr (kStateOnly) {
-      const std::int64_t at = (slot * pieces.pieces + piece) * p.d + c + i;
+      const std::int64_t at = (slot * pieces.parts() + part) * p.d + c + i;
       store_states(pieces.ends + at * kTiledStates + n, 1, s.h[i]);
       if (n == 0) pieces.sums[at] = s.dt_sum[i];
-    } else if (p.state_out && piece == pieces.pieces - 1) {
+    } else if (p.state_out && part == pieces.parts() - step) {
       store_states(p.state_out.ptr(slot, c + i) + n * p.state_out.strides[2], p.state_out.strides[2], s.h[i]);
     }
   }
