@@ -130,6 +130,8 @@ class MambaStack {
   Var forward(Graph& graph, const Var& x, const Sequences& sequences = {},
               const std::vector<MixerState>* state_in = nullptr, std::vector<MixerState>* state_out = nullptr) const;
   Tensor step(Context& ctx, const Tensor& x, State& state) const;  // x (b,1,m)
+  // The same times head (v,m) transposed: (b,1,v) in `out`, on a GPU in one kernel with the last norm.
+  Tensor step(Context& ctx, const Tensor& x, State& state, const Tensor& head, DType out) const;
   State make_state(std::int64_t batch, DType dtype = DType::kF32) const;
 
  private:
@@ -137,6 +139,8 @@ class MambaStack {
     Norm norm;
     Mamba mixer;
   };
+  Tensor step_blocks(Context& ctx, const Tensor& x, State& state, Tensor* residual) const;
+
   StackConfig config_;
   std::string name_;
   std::vector<Block> blocks_;

@@ -1,10 +1,10 @@
 // mamba_step: one token of a residual block, x = x + mixer(norm(x)), for a few sequences at once (arXiv 2312.00752,
-// Figure 3), in four kernels instead of nine:
+// Figure 3), in four or five kernels instead of nine:
 //
-//   norm_linear     r = x + residual;  xz = norm(r) W_in^T + b_in
-//   conv_x_proj     u = silu(conv(x)); dt B C = u W_x^T, as partial sums over slices of channels
-//   dt_scan         dt = softplus(W_dt dt + dt_bias); h = exp(dt A) h + dt B u; y = (C h + D u) silu(z)
-//   matmul_skinny   out = y W_out^T + b_out (kernels/matmul.h)
+//   norm_linear     r = x + residual;  xz = norm(r) W_in^T + b_in; in 16 bits over 2 rows the norm is a kernel of its
+//   own conv_x_proj     u = silu(conv(x)); dt B C = u W_x^T, as partial sums over slices of channels dt_scan         dt
+//   = softplus(W_dt dt + dt_bias); h = exp(dt A) h + dt B u; y = (C h + D u) silu(z) matmul          out = y W_out^T +
+//   b_out (kernels/matmul.h)
 //
 // Where sizes do not fit, Mamba::step goes op by op.
 //
@@ -32,13 +32,14 @@ struct NormLinearParams {
   const float* bias = nullptr;  // (rows), optional
   Matrix y;                     // (b,rows)
 };
-// Up to 8 rows of at most 4096 channels, in multiples of 16 bytes.
-bool takes_norm_linear(const NormLinearParams& p);
+// Up to 8 rows of at most 4096 channels, in multiples of 16 bytes; in 16 bits up to 64 where W is small enough for
+// kernels of ours (cuda/matmul_stream.h).
+bool takes_norm_linear(int device, const NormLinearParams& p);
 void norm_linear(const Stream& stream, const NormLinearParams& p);
 
 struct MambaStepParams {
   std::int64_t b = 0, d = 0, n = 0, k = 0, u = 0;
-  DType dtype = DType::kF32;           // of xz, channels and y
+  DType dtype = DType::kF32;           // of xz and y
   const void* xz = nullptr;            // (b,2d)
   const float* conv_weight = nullptr;  // (d,k)
   const float* conv_bias = nullptr;    // (d), optional
@@ -51,15 +52,11 @@ struct MambaStepParams {
   float norm_dt_B_C_eps = 0;
   float* conv_state = nullptr;  // (b,d,k-1), changed in place
   float* ssm_state = nullptr;   // (b,d,n), changed in place
-  void* channels = nullptr;     // (b,d): u of the equations, what the convolution gives
-  float* dt_B_C = nullptr;      // (mamba_step_partials(),b,u+2n): parts of u W_x^T
   void* y = nullptr;            // (b,d)
 };
-// Up to 8 rows; d a multiple of 32 and of 128 bytes, n of 4, k at most 8, u + 2n at most 512. Over more rows dt_proj's
-// weights would be read once a row: at 64 sequences and 2.8b, 8.2 ms a token instead of 5.6.
+// conv_x_proj and dt_scan. n a multiple of 4, k at most 8, u + 2n at most 512. In 16 bits, on tensor cores: up to 64
+// rows, d a multiple of 8, u at most 256. In f32: up to 8 rows, d a multiple of 32.
 bool takes_mamba_step(const MambaStepParams& p);
-std::int64_t mamba_step_partials(const MambaStepParams& p);
-// conv_x_proj and dt_scan.
 void mamba_step(const Stream& stream, const MambaStepParams& p);
 
 }  // namespace coluber::cuda

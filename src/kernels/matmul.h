@@ -100,12 +100,13 @@ struct Matrix {
 
 // c = a b (+ bias over columns) (+ c when accumulate), where a and b may be read transposed. Sums are f32. With f32
 // factors the products are f32 (no tf32); factors of two dtypes are refused but for few rows. Library: cuBLASLt, loaded
-// at the first call. Up to kSkinnyRows rows of a, against b transposed, are ours: they read b once at the speed of
-// memory.
+// at the first call. Up to kSkinnyRows rows of a against b transposed, are ours: they read
+// b once at the speed of memory, and a row's result does not depend on how many there are.
 struct MatmulParams {
   Matrix a, b, c;
   bool transpose_a = false, transpose_b = false, accumulate = false;
   const float* bias = nullptr;  // (columns of c), optional
+  bool b_is_settled = false;    // the kernel in front does not write b, so it may be read before that one has ended
 };
 void matmul(const Stream& stream, const MatmulParams& params);
 // (n) = column sums of a (m,n).

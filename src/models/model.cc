@@ -183,9 +183,7 @@ Tensor Model::step(Context& ctx, const Tensor& ids, State& state) const {
   check_equal("model", "rank of ids (b)", 1, ids.rank());
   check_state(config_, state, ids.size(0));
   const Tensor x = ops::embedding_forward(ctx, ids.unsqueeze(1), embedding_.value(), logits_dtype());  // (b,1,m)
-  const Tensor y = stack_.step(ctx, x, state);
-  return ops::linear_forward(ctx, {y, head().value(), {}, DType::kF32, logits_dtype()})
-      .reshape({ids.size(0), config_.padded_vocab_size()});
+  return stack_.step(ctx, x, state, head().value(), logits_dtype()).reshape({ids.size(0), config_.padded_vocab_size()});
 }
 
 LossSum Model::evaluate(Context& ctx, const Tensor& ids, const Tensor& targets, const ForwardOptions& options) const {

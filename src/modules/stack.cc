@@ -100,26 +100,40 @@ Var MambaStack::forward(Graph& graph, const Var& x, const Sequences& sequences, 
   return autograd::norm(graph, hidden, norm_f_.weight, norm_f_.bias, residual, norm_f_.kind, norm_f_.eps);
 }
 
-Tensor MambaStack::step(Context& ctx, const Tensor& x, State& state) const {
+Tensor MambaStack::step_blocks(Context& ctx, const Tensor& x, State& state, Tensor* residual) const {
   check_equal("stack", "layers of the state", config_.n_layer, static_cast<long long>(state.num_layers()));
-  Tensor hidden = x, residual;
-  const DType weights = blocks_.front().mixer.dtype();
+  Tensor hidden = x;
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     if (!hidden.device().is_cpu()) {
-      const ops::MambaStepArgs fused = fused_step(blocks_[i].norm, blocks_[i].mixer, hidden, residual, state.layer(i));
+      const ops::MambaStepArgs fused = fused_step(blocks_[i].norm, blocks_[i].mixer, hidden, *residual, state.layer(i));
       if (!blocks_[i].mixer.bidirectional() && ops::takes_mamba_step(fused)) {
-        hidden = ops::mamba_step(ctx, fused, &residual);
+        hidden = ops::mamba_step(fused, residual);
         continue;
       }
     }
     Tensor sum;
-    const Tensor normed = norm_step(ctx, blocks_[i].norm, hidden, residual, weights, &sum);
-    residual = sum;
+    const Tensor normed = norm_step(ctx, blocks_[i].norm, hidden, *residual, blocks_.front().mixer.dtype(), &sum);
+    *residual = sum;
     hidden = blocks_[i].mixer.step(ctx, normed, state.layer(i));
   }
   state.advance(x.size(1));
-  Tensor sum;
-  return norm_step(ctx, norm_f_, hidden, residual, weights, &sum);
+  return hidden;
+}
+
+Tensor MambaStack::step(Context& ctx, const Tensor& x, State& state) const {
+  Tensor residual, sum;
+  const Tensor hidden = step_blocks(ctx, x, state, &residual);
+  return norm_step(ctx, norm_f_, hidden, residual, blocks_.front().mixer.dtype(), &sum);
+}
+
+Tensor MambaStack::step(Context& ctx, const Tensor& x, State& state, const Tensor& head, DType out) const {
+  Tensor residual, sum;
+  const Tensor hidden = step_blocks(ctx, x, state, &residual);
+  const ops::NormLinearArgs args{
+      hidden, residual, norm_f_.weight.value(), norm_f_.bias.value(), norm_f_.kind, norm_f_.eps, head, {}};
+  if (ops::takes_norm_linear(args)) return ops::norm_linear(args, out, nullptr);
+  const Tensor y = norm_step(ctx, norm_f_, hidden, residual, blocks_.front().mixer.dtype(), &sum);
+  return ops::linear_forward(ctx, {y, head, {}, DType::kF32, out});
 }
 
 State MambaStack::make_state(std::int64_t batch, DType dtype) const {

@@ -1,5 +1,8 @@
 #include "ops/mamba_step.h"
 
+#include <algorithm>
+#include <initializer_list>
+
 #include "kernels/mamba_step.h"
 #include "ops/linear.h"
 #include "ops/op_check.h"
@@ -59,12 +62,17 @@ void check(const MambaStepArgs& args) {
   check_one("ssm state", args.ssm_state, {b, d, n});
 }
 
-// The first block's x is the residual stream itself, in f32.
-bool begins(const MambaStepArgs& args) {
+NormLinearArgs first_product(const MambaStepArgs& args) {
+  return {args.x,    args.residual, args.norm_weight,    args.norm_bias,
+          args.norm, args.norm_eps, args.in_proj_weight, args.in_proj_bias};
+}
+
+// x is the residual stream itself, in f32.
+bool begins(const NormLinearArgs& args) {
   return !args.residual.defined();
 }
 
-cuda::NormLinearParams norm_params(const MambaStepArgs& args) {
+cuda::NormLinearParams to_params(const NormLinearArgs& args) {
   cuda::NormLinearParams p;
   p.x = matrix_of(args.x);
   if (begins(args)) p.x.data = nullptr;
@@ -73,50 +81,67 @@ cuda::NormLinearParams norm_params(const MambaStepArgs& args) {
   p.norm_bias = numbers(args.norm_bias);
   p.layer_norm = args.norm == NormKind::kLayer;
   p.eps = static_cast<float>(args.norm_eps);
-  p.weight = matrix_of(args.in_proj_weight);
-  p.bias = numbers(args.in_proj_bias);
+  p.weight = matrix_of(args.weight);
+  p.bias = numbers(args.bias);
   return p;
+}
+
+bool all_contiguous(std::initializer_list<const Tensor*> tensors) {
+  return std::all_of(tensors.begin(), tensors.end(),
+                     [](const Tensor* t) { return !t->defined() || t->is_contiguous(); });
 }
 
 }  // namespace
 
-bool takes_mamba_step(const MambaStepArgs& args) {
-  if (args.x.device().is_cpu() || args.x.size(1) != 1) return false;
-  const DType dtype = args.in_proj_weight.dtype();
-  if (args.x.dtype() != (begins(args) ? DType::kF32 : dtype) || args.out_proj_weight.dtype() != dtype) return false;
-  for (const Tensor* t :
-       {&args.x, &args.residual, &args.in_proj_weight, &args.conv_weight, &args.x_proj_weight, &args.dt_proj_weight,
-        &args.A_log, &args.out_proj_weight, &args.conv_state, &args.ssm_state}) {
-    if (t->defined() && !t->is_contiguous()) return false;
-  }
-  return cuda::takes_norm_linear(norm_params(args)) && cuda::takes_mamba_step(to_params(args));
+bool takes_norm_linear(const NormLinearArgs& args) {
+  return !args.x.device().is_cpu() && args.x.size(1) == 1 &&
+         args.x.dtype() == (begins(args) ? DType::kF32 : args.weight.dtype()) &&
+         all_contiguous({&args.x, &args.residual, &args.weight}) &&
+         cuda::takes_norm_linear(args.x.device().index, to_params(args));
 }
 
-Tensor mamba_step(Context& ctx, const MambaStepArgs& args, Tensor* residual_out) {
+Tensor norm_linear(const NormLinearArgs& args, DType out, Tensor* residual_out) {
+  const Device device = args.x.device();
+  const std::int64_t b = args.x.size(0), m = args.x.size(2);
+  check_shape("norm_linear", "weight", args.weight, {-1, m});
+  check_shape("norm_linear", "norm weight", args.norm_weight, {m});
+  check_device("norm_linear", "weight", args.weight, device);
+  const Tensor y = Tensor::empty({b, 1, args.weight.size(0)}, out, device);
+  cuda::NormLinearParams p = to_params(args);
+  p.y = matrix_of(y);
+  if (residual_out != nullptr) {
+    *residual_out = begins(args) ? args.x : Tensor::empty(args.x.shape(), DType::kF32, device);
+    if (!begins(args)) p.residual_out = residual_out->data<float>();
+  }
+  cuda::norm_linear(cuda::current_stream(device.index), p);
+  return y;
+}
+
+bool takes_mamba_step(const MambaStepArgs& args) {
+  return takes_norm_linear(first_product(args)) && args.out_proj_weight.dtype() == args.in_proj_weight.dtype() &&
+         all_contiguous({&args.conv_weight, &args.x_proj_weight, &args.dt_proj_weight, &args.A_log,
+                         &args.out_proj_weight, &args.conv_state, &args.ssm_state}) &&
+         cuda::takes_mamba_step(to_params(args));
+}
+
+Tensor mamba_step(const MambaStepArgs& args, Tensor* residual_out) {
   check(args);
   const std::int64_t b = args.x.size(0), d = args.A_log.size(0);
   const Device device = args.x.device();
   const DType dtype = args.in_proj_weight.dtype();
   const cuda::Stream stream = cuda::current_stream(device.index);
-  const Tensor sum = begins(args) ? args.x : Tensor::empty(args.x.shape(), DType::kF32, device);
-  const Tensor xz = Tensor::empty({b, 2 * d}, dtype, device);
-  cuda::NormLinearParams in = norm_params(args);
-  if (!begins(args)) in.residual_out = sum.data<float>();
-  in.y = matrix_of(xz);
-  cuda::norm_linear(stream, in);
-
+  Tensor sum;  // residual_out may be args.residual
+  const Tensor xz = norm_linear(first_product(args), dtype, &sum), y = Tensor::empty({b, d}, dtype, device);
   cuda::MambaStepParams p = to_params(args);
-  const Tensor channels = Tensor::empty({b, d}, dtype, device), y = Tensor::empty({b, d}, dtype, device);
-  const Tensor partial =
-      Tensor::empty({cuda::mamba_step_partials(p), b, args.x_proj_weight.size(0)}, DType::kF32, device);
   p.xz = xz.raw();
-  p.channels = channels.raw();
-  p.dt_B_C = partial.data<float>();
   p.y = y.raw();
   cuda::mamba_step(stream, p);
 
   const Tensor out = Tensor::empty(args.x.shape(), dtype, device);
-  matrix_forward(ctx, y, args.out_proj_weight, args.out_proj_bias, DType::kF32, as_matrix(out));
+  cuda::MatmulParams product{matrix_of(y), matrix_of(args.out_proj_weight), matrix_of(out), false, true};
+  product.bias = numbers(args.out_proj_bias);
+  product.b_is_settled = true;
+  cuda::matmul(stream, product);
   *residual_out = sum;
   return out;
 }

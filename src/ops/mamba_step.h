@@ -25,9 +25,24 @@ struct MambaStepArgs {
   Tensor conv_state, ssm_state;  // (b,d,k-1), (b,d,n), f32, changed in place
 };
 
+// y = norm(x + residual) W^T + bias: a block's first product, or the head behind the last block.
+struct NormLinearArgs {
+  Tensor x;         // (b,1,m)
+  Tensor residual;  // (b,1,m) f32; undefined: none, and x is f32
+  Tensor norm_weight, norm_bias;
+  NormKind norm = NormKind::kRms;
+  double norm_eps = 0;
+  Tensor weight, bias;  // (n,m), (n)
+};
+
+// Whether a GPU, the sizes and the layouts allow it.
+bool takes_norm_linear(const NormLinearArgs& args);
+// (b,1,n) in `out`: the dtype of W or f32. residual_out, optional, gets x + residual in f32.
+Tensor norm_linear(const NormLinearArgs& args, DType out, Tensor* residual_out);
+
 // Whether a GPU, the sizes and the layouts allow it.
 bool takes_mamba_step(const MambaStepArgs& args);
 // The block's output (b,1,m) in the dtype of the weights; residual_out gets x + residual in f32.
-Tensor mamba_step(Context& ctx, const MambaStepArgs& args, Tensor* residual_out);
+Tensor mamba_step(const MambaStepArgs& args, Tensor* residual_out);
 
 }  // namespace coluber::ops

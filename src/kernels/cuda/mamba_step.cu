@@ -1,11 +1,14 @@
-// One token of a Mamba block in four kernels (kernels/mamba_step.h). What decides its time is the weights, read once,
-// and latency: each kernel asks for weights and states, which no kernel near before it writes, before it waits for that
-// one; and loads that do not depend on each other are all under way before the first is used.
+// One token of a Mamba block (kernels/mamba_step.h): norm_linear in f32, and the two kernels in the place of
+// mamba_step_mma.cu. What decides their time is the weights, read once, and latency: each kernel asks for weights
+// and states, which no kernel near before it writes, before it waits for that one; and loads that do not depend on each
+// other are all under way before the first is used.
 #include "core/check.h"
 #include "kernels/cuda/common/activation.cuh"
 #include "kernels/cuda/common/dependent_launch.cuh"
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/gemv.cuh"
+#include "kernels/cuda/mamba_step_mma.h"
+#include "kernels/cuda/matmul_stream.h"
 #include "kernels/mamba_step.h"
 
 namespace coluber::cuda {
@@ -18,25 +21,11 @@ constexpr int kWarps = 8, kThreads = kWarps * 32;
 constexpr int kNormTurns = 4, kNormStep = 4 * kThreads;  // a thread has 4 neighbouring channels in each of 4 turns
 constexpr int kRowsAtOnce = 2;                           // of which all loads are under way together
 
-template <class T>
-__device__ __forceinline__ float4 load_four(const T* p) {
-  if constexpr (sizeof(T) == 4) {
-    return *reinterpret_cast<const float4*>(p);
-  } else {
-    struct alignas(8) Four {
-      T values[4];
-    };
-    const Four v = *reinterpret_cast<const Four*>(p);
-    return {to_float(v.values[0]), to_float(v.values[1]), to_float(v.values[2]), to_float(v.values[3])};
-  }
+__device__ __forceinline__ float4 load_four(const float* p) {
+  return *reinterpret_cast<const float4*>(p);
 }
-
-template <class T>
-__device__ __forceinline__ void store_four(T* p, float4 v) {
-  struct alignas(4 * sizeof(T)) Four {
-    T values[4];
-  };
-  *reinterpret_cast<Four*>(p) = {from_float<T>(v.x), from_float<T>(v.y), from_float<T>(v.z), from_float<T>(v.w)};
+__device__ __forceinline__ void store_four(float* p, float4 v) {
+  *reinterpret_cast<float4*>(p) = v;
 }
 
 // Of kRowsAtOnce rows, over the block. Thread t always sees the same channels: the order does not depend on the rows.
@@ -55,15 +44,15 @@ __device__ __forceinline__ void block_sums(float (&sum)[kRowsAtOnce], float (*pa
   }
 }
 
-template <class W, int kRows, int kOutputs>
+template <int kRows, int kOutputs>
 __global__ void __launch_bounds__(kThreads) norm_linear_step(NormLinearParams p) {
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ float partial[2 * (kRows + 1)][kWarps];
-  W* normed = reinterpret_cast<W*>(shared);  // (kRows,m)
+  float* normed = reinterpret_cast<float*>(shared);  // (kRows,m)
   const int m = static_cast<int>(p.x.columns);
   std::int64_t first = (std::int64_t{blockIdx.x} * kWarps + threadIdx.x / 32) * kOutputs;
   const std::int64_t stride = std::int64_t{gridDim.x} * kWarps * kOutputs;
-  Gemv<W, kRows, kOutputs> gemv;
+  Gemv<float, kRows, kOutputs> gemv;
   gemv.start(p.weight, first);
   float4 scale[kNormTurns];
 #pragma unroll
@@ -88,7 +77,7 @@ __global__ void __launch_bounds__(kThreads) norm_linear_step(NormLinearParams p)
         if (i >= m) continue;
         v = load_four(p.residual + row * m + i);
         if (p.x.data != nullptr) {
-          const float4 x = load_four(static_cast<const W*>(p.x.data) + row * p.x.ld + i);
+          const float4 x = load_four(static_cast<const float*>(p.x.data) + row * p.x.ld + i);
           v = {v.x + x.x, v.y + x.y, v.z + x.z, v.w + x.w};
         }
       }
@@ -143,7 +132,7 @@ __global__ void __launch_bounds__(kThreads) norm_linear_step(NormLinearParams p)
   __syncthreads();
   for (;;) {  // the next rows of W are on their way while these are multiplied
     const std::int64_t next = first + stride;
-    Gemv<W, kRows, kOutputs> following;
+    Gemv<float, kRows, kOutputs> following;
     if (next < p.weight.rows) following.start(p.weight, next);
     gemv.run(normed, m, m);
     gemv.store(p.y, p.bias, first);
@@ -153,41 +142,48 @@ __global__ void __launch_bounds__(kThreads) norm_linear_step(NormLinearParams p)
   }
 }
 
-template <class W, int kRows>
+template <int kRows>
 void launch_norm_linear(const Stream& stream, const NormLinearParams& p) {
   constexpr int kOutputs = 2;  // rows of W a warp: more loads under way than with one
-  const auto shared_bytes = static_cast<std::size_t>(kRows * p.x.columns) * sizeof(W);
-  const auto kernel = norm_linear_step<W, kRows, kOutputs>;
+  const auto shared_bytes = static_cast<std::size_t>(kRows * p.x.columns) * sizeof(float);
+  const auto kernel = norm_linear_step<kRows, kOutputs>;
   allow_shared_bytes(kernel, shared_bytes);
   // Every block norms the rows: few blocks, all there at once, that go on with an equal number of turns each.
   const std::int64_t tasks = divide_up(p.weight.rows, kWarps * kOutputs);
   const std::int64_t blocks = divide_up(tasks, divide_up(tasks, 2 * multiprocessors(stream.device)));
-  launch_dependent(kernel, static_cast<unsigned>(blocks), kThreads, shared_bytes, stream, p);
+  launch_dependent(kernel, {static_cast<unsigned>(blocks), kThreads, shared_bytes}, stream, p);
 }
 
 // --- conv_x_proj -----------------------------------------------------------------------------------------------------
 
 constexpr int kMaxRows = 8, kMaxTaps = 8;
 constexpr int kLanes = 8;  // of a row of W_x in a slice, 16 bytes each
+constexpr int kVector = 4, kSlice = kLanes * kVector;
 constexpr int kOutputsPerTurn = kThreads / kLanes;
 constexpr int kMaxSlices = 32;  // partial sums that dt_scan adds
 constexpr int kMaxOutputs = 512;
 
-// u of the block's slices of kLanes * kPerVector<T> channels, and what they add to dt, B and C.
-template <class T, int kRows>
-__global__ void __launch_bounds__(kThreads) conv_x_proj_step(MambaStepParams p, int slices_a_block) {
-  constexpr int kVector = kPerVector<T>, kSlice = kLanes * kVector, kAhead = 3;
+// Between the two kernels.
+struct Work {
+  float* channels = nullptr;  // (b,d): u of the equations, what the convolution gives
+  float* dt_B_C = nullptr;    // (slices,b,u+2n): parts of u W_x^T
+};
+
+// u of the block's slices of kLanes * kPerVector<float> channels, and what they add to dt, B and C.
+template <int kRows>
+__global__ void __launch_bounds__(kThreads) conv_x_proj_step(MambaStepParams p, Work work, int slices_a_block) {
+  constexpr int kAhead = 3;
   constexpr int kItems = (kRows * kSlice + kThreads - 1) / kThreads;  // (row, channel) pairs of a thread
-  __shared__ __align__(16) T u[kRows][kSlice];
+  __shared__ __align__(16) float u[kRows][kSlice];
   __shared__ float sums[kRows][kMaxOutputs];
   const int lane = threadIdx.x % kLanes, outputs = static_cast<int>(p.x_proj.rows), taps = static_cast<int>(p.k);
   const int slices = static_cast<int>(p.d) / kSlice;
-  const T* W = static_cast<const T*>(p.x_proj.data);
+  const float* W = static_cast<const float*>(p.x_proj.data);
   for (int part = 0; part < slices_a_block; ++part) {
     const int slice = blockIdx.x * slices_a_block + part;
     if (slice >= slices) break;
     const std::int64_t begin = std::int64_t{slice} * kSlice;
-    Vector<T> ahead[kAhead];
+    Vector<float> ahead[kAhead];
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
       const int o = threadIdx.x / kLanes + j * kOutputsPerTurn;
@@ -217,7 +213,7 @@ __global__ void __launch_bounds__(kThreads) conv_x_proj_step(MambaStepParams p, 
 #pragma unroll
     for (int item = 0; item < kItems; ++item) {
       const int r = threadIdx.x / kSlice + item * (kThreads / kSlice);
-      x[item] = r < p.b ? to_float(static_cast<const T*>(p.xz)[r * 2 * p.d + channel]) : 0.0f;
+      x[item] = r < p.b ? static_cast<const float*>(p.xz)[r * 2 * p.d + channel] : 0.0f;
     }
 #pragma unroll
     for (int item = 0; item < kItems; ++item) {
@@ -228,7 +224,7 @@ __global__ void __launch_bounds__(kThreads) conv_x_proj_step(MambaStepParams p, 
 #pragma unroll
       for (int j = 0; j < kMaxTaps; ++j) current = j == taps - 1 ? weight[j] : current;
       sum = fmaf(current, x[item], sum);
-      const T channel_u = from_float<T>(silu(sum));
+      const float channel_u = (silu(sum));
       if (r < kRows) u[r][c] = channel_u;
       if (r >= p.b) continue;
       float* state = p.conv_state + (r * p.d + channel) * (taps - 1);
@@ -237,17 +233,17 @@ __global__ void __launch_bounds__(kThreads) conv_x_proj_step(MambaStepParams p, 
         if (j < taps - 1) state[j - 1] = before[item][j];
       }
       if (taps > 1) state[taps - 2] = x[item];
-      static_cast<T*>(p.channels)[r * p.d + channel] = channel_u;
+      work.channels[r * p.d + channel] = channel_u;
     }
     __syncthreads();
-    auto add = [&](int o, const Vector<T>& w) {
+    auto add = [&](int o, const Vector<float>& w) {
       float sum[kRows];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const Vector<T> v = load_vector(&u[r][lane * kVector]);
+        const Vector<float> v = load_vector(&u[r][lane * kVector]);
         sum[r] = 0;
 #pragma unroll
-        for (int i = 0; i < kVector; ++i) sum[r] = fmaf(to_float(w.values[i]), to_float(v.values[i]), sum[r]);
+        for (int i = 0; i < kVector; ++i) sum[r] = fmaf(w.values[i], v.values[i], sum[r]);
       }
 #pragma unroll
       for (int step = kLanes / 2; step > 0; step /= 2) {
@@ -271,7 +267,7 @@ __global__ void __launch_bounds__(kThreads) conv_x_proj_step(MambaStepParams p, 
   }
   __syncthreads();
   for (int i = threadIdx.x; i < p.b * outputs; i += kThreads)
-    p.dt_B_C[blockIdx.x * p.b * outputs + i] = sums[i / outputs][i % outputs];
+    work.dt_B_C[blockIdx.x * p.b * outputs + i] = sums[i / outputs][i % outputs];
 }
 
 // --- dt_scan ---------------------------------------------------------------------------------------------------------
@@ -283,8 +279,8 @@ __device__ float quad_sum(float x) {
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-// x /= rms(x), rounded, by the whole block: dt, B and C of Falcon-Mamba.
-__device__ void norm_part(float* x, int n, float eps, DType dtype) {
+// x /= rms(x), by the whole block: dt, B and C of Falcon-Mamba.
+__device__ void norm_part(float* x, int n, float eps) {
   __shared__ float sums[kScanThreads / 32];
   float sum = 0;
   for (int i = threadIdx.x; i < n; i += kScanThreads) sum += x[i] * x[i];
@@ -293,7 +289,7 @@ __device__ void norm_part(float* x, int n, float eps, DType dtype) {
   __syncthreads();
   sum = sums[0] + sums[1] + sums[2] + sums[3];
   const float scale = 1.0f / sqrtf(sum / static_cast<float>(n) + eps);
-  for (int i = threadIdx.x; i < n; i += kScanThreads) x[i] = rounded_to(dtype, x[i] * scale);
+  for (int i = threadIdx.x; i < n; i += kScanThreads) x[i] *= scale;
   __syncthreads();
 }
 
@@ -302,19 +298,18 @@ __device__ __forceinline__ float next_state(float h, float A_log, float dt, floa
   return fmaf(expf(-expf(A_log) * dt), h, dt_u_B);
 }
 
-template <class T>
-__global__ void __launch_bounds__(kScanThreads) dt_scan_step(MambaStepParams p, int slices) {
-  constexpr int kVector = kPerVector<T>, kAhead = 2;
+__global__ void __launch_bounds__(kScanThreads) dt_scan_step(MambaStepParams p, Work work, int slices) {
+  constexpr int kAhead = 2;
   __shared__ __align__(16) float dt_B_C[kMaxOutputs];
   const int outputs = static_cast<int>(p.x_proj.rows), n = static_cast<int>(p.n), rank = static_cast<int>(p.u);
   const std::int64_t row = blockIdx.y, channel = std::int64_t{blockIdx.x} * kChannels + threadIdx.x / 4;
   const int lane = threadIdx.x % 4;
-  const T* weight = static_cast<const T*>(p.dt_proj.data) + channel * p.dt_proj.ld;
+  const float* weight = static_cast<const float*>(p.dt_proj.data) + channel * p.dt_proj.ld;
   float* state = p.ssm_state + (row * p.d + channel) * n;
   const float* A_log = p.A_log + channel * n;
   const float D = p.D[channel], dt_bias = p.dt_bias[channel];
   const bool wide = rank % kVector == 0;  // rows of W_dt start at multiples of 16 bytes then
-  Vector<T> ahead[kAhead];
+  Vector<float> ahead[kAhead];
 #pragma unroll
   for (int j = 0; j < kAhead; ++j) {
     const int i = (lane + 4 * j) * kVector;
@@ -327,21 +322,21 @@ __global__ void __launch_bounds__(kScanThreads) dt_scan_step(MambaStepParams p, 
   }
   let_next_start();
   wait_for_inputs();
-  const float u = to_float(static_cast<const T*>(p.channels)[row * p.d + channel]);
-  const float z = to_float(static_cast<const T*>(p.xz)[row * 2 * p.d + p.d + channel]);
+  const float u = work.channels[row * p.d + channel];
+  const float z = static_cast<const float*>(p.xz)[row * 2 * p.d + p.d + channel];
   for (int o = threadIdx.x; o < outputs; o += kScanThreads) {
     float part[kMaxSlices], sum = 0;  // all loads under way, then added in order
 #pragma unroll
-    for (int s = 0; s < kMaxSlices; ++s) part[s] = s < slices ? p.dt_B_C[(s * p.b + row) * outputs + o] : 0.0f;
+    for (int s = 0; s < kMaxSlices; ++s) part[s] = s < slices ? work.dt_B_C[(s * p.b + row) * outputs + o] : 0.0f;
 #pragma unroll
     for (int s = 0; s < kMaxSlices; ++s) sum += part[s];
-    dt_B_C[o] = rounded_to(p.dtype, sum);
+    dt_B_C[o] = sum;
   }
   __syncthreads();
   if (p.norm_dt_B_C) {
-    norm_part(dt_B_C, rank, p.norm_dt_B_C_eps, p.dtype);
-    norm_part(dt_B_C + rank, n, p.norm_dt_B_C_eps, p.dtype);
-    norm_part(dt_B_C + rank + n, n, p.norm_dt_B_C_eps, p.dtype);
+    norm_part(dt_B_C, rank, p.norm_dt_B_C_eps);
+    norm_part(dt_B_C + rank, n, p.norm_dt_B_C_eps);
+    norm_part(dt_B_C + rank + n, n, p.norm_dt_B_C_eps);
   }
   float dt = 0;
   if (wide) {
@@ -350,17 +345,17 @@ __global__ void __launch_bounds__(kScanThreads) dt_scan_step(MambaStepParams p, 
       const int i = (lane + 4 * j) * kVector;
       if (i >= rank) continue;
 #pragma unroll
-      for (int e = 0; e < kVector; ++e) dt = fmaf(to_float(ahead[j].values[e]), dt_B_C[i + e], dt);
+      for (int e = 0; e < kVector; ++e) dt = fmaf(ahead[j].values[e], dt_B_C[i + e], dt);
     }
     for (int i = (lane + 4 * kAhead) * kVector; i < rank; i += 4 * kVector) {
-      const Vector<T> w = load_vector(weight + i);
+      const Vector<float> w = load_vector(weight + i);
 #pragma unroll
-      for (int e = 0; e < kVector; ++e) dt = fmaf(to_float(w.values[e]), dt_B_C[i + e], dt);
+      for (int e = 0; e < kVector; ++e) dt = fmaf(w.values[e], dt_B_C[i + e], dt);
     }
   } else {
-    for (int j = lane; j < rank; j += 4) dt = fmaf(to_float(weight[j]), dt_B_C[j], dt);
+    for (int j = lane; j < rank; j += 4) dt = fmaf(weight[j], dt_B_C[j], dt);
   }
-  dt = rounded_to(p.dtype, quad_sum(dt)) + dt_bias;
+  dt = quad_sum(dt) + dt_bias;
   dt = dt > 20.0f ? dt : log1pf(expf(dt));
   const float* B = dt_B_C + rank;
   const float* C = B + n;
@@ -380,71 +375,57 @@ __global__ void __launch_bounds__(kScanThreads) dt_scan_step(MambaStepParams p, 
     y = fmaf(h.w, C[s + 3], y);
   }
   y = fmaf(D, u, quad_sum(y));
-  if (lane == 0) static_cast<T*>(p.y)[row * p.d + channel] = from_float<T>(y * silu(z));
+  if (lane == 0) static_cast<float*>(p.y)[row * p.d + channel] = (y * silu(z));
 }
 
 int slices_a_block(const MambaStepParams& p) {
-  return static_cast<int>(divide_up(p.d / (kLanes * 16 / dtype_size(p.dtype)), kMaxSlices));
-}
-
-template <class F>
-void with_dtype(DType dtype, F&& f) {
-  if (dtype == DType::kBF16) return f(bfloat16{});
-  if (dtype == DType::kF16) return f(float16{});
-  f(0.0f);
+  return static_cast<int>(divide_up(p.d / kSlice, kMaxSlices));
 }
 
 }  // namespace
 
-bool takes_norm_linear(const NormLinearParams& p) {
-  const std::int64_t vector = 16 / dtype_size(p.weight.dtype);
-  return p.x.rows >= 1 && p.x.rows <= kMaxRows && p.x.columns <= kNormTurns * kNormStep && p.x.columns % vector == 0 &&
-         p.x.columns % 4 == 0 && p.weight.ld % vector == 0 && is_aligned(p.weight.data, 16) &&
+bool takes_norm_linear(int device, const NormLinearParams& p) {
+  if (dtype_size(p.weight.dtype) == 2)
+    return (p.x.data == nullptr || p.x.dtype == p.weight.dtype) && takes_norm_stream(device, p);
+  return p.x.rows >= 1 && p.x.rows <= kMaxRows && p.x.columns <= kNormTurns * kNormStep && p.x.columns % 4 == 0 &&
+         p.weight.ld % 4 == 0 && is_aligned(p.weight.data, 16) &&
          (p.x.data == nullptr || p.x.dtype == p.weight.dtype) && is_aligned(p.x.data, 16) && is_aligned(p.residual, 16);
 }
 
 void norm_linear(const Stream& stream, const NormLinearParams& p) {
   const DeviceScope scope(stream.device);
-  auto launch = [&](auto zero) {
-    using W = decltype(zero);
-    if (p.x.rows == 1) return launch_norm_linear<W, 1>(stream, p);
-    if (p.x.rows == 2) return launch_norm_linear<W, 2>(stream, p);
-    if (p.x.rows <= 4) return launch_norm_linear<W, 4>(stream, p);
-    launch_norm_linear<W, kMaxRows>(stream, p);
-  };
-  with_dtype(p.weight.dtype, launch);
+  if (dtype_size(p.weight.dtype) == 2) return norm_stream(stream, p);
+  if (p.x.rows == 1) return launch_norm_linear<1>(stream, p);
+  if (p.x.rows == 2) return launch_norm_linear<2>(stream, p);
+  if (p.x.rows <= 4) return launch_norm_linear<4>(stream, p);
+  launch_norm_linear<kMaxRows>(stream, p);
 }
 
 bool takes_mamba_step(const MambaStepParams& p) {
-  const std::int64_t vector = 16 / dtype_size(p.dtype);
-  return p.b >= 1 && p.b <= kMaxRows && p.d % (kLanes * vector) == 0 && p.d % kChannels == 0 && p.n % 4 == 0 &&
-         p.k <= kMaxTaps && p.x_proj.rows <= kMaxOutputs && p.x_proj.dtype == p.dtype && p.dt_proj.dtype == p.dtype &&
-         p.x_proj.ld % vector == 0 && is_aligned(p.x_proj.data, 16);
-}
-
-std::int64_t mamba_step_partials(const MambaStepParams& p) {
-  return divide_up(p.d / (kLanes * 16 / dtype_size(p.dtype)), slices_a_block(p));
+  if (dtype_size(p.dtype) == 2) return takes_mamba_step_mma(p);
+  return p.b >= 1 && p.b <= kMaxRows && p.d % kChannels == 0 && p.n % 4 == 0 && p.k <= kMaxTaps &&
+         p.x_proj.rows <= kMaxOutputs && p.x_proj.dtype == p.dtype && p.dt_proj.dtype == p.dtype &&
+         p.x_proj.ld % 4 == 0 && is_aligned(p.x_proj.data, 16);
 }
 
 void mamba_step(const Stream& stream, const MambaStepParams& p) {
   const DeviceScope scope(stream.device);
-  const std::int64_t partials = mamba_step_partials(p);
+  if (dtype_size(p.dtype) == 2) return mamba_step_mma(stream, p);
+  Scratch scratch(stream);
+  const int slices = slices_a_block(p);
+  const auto parts = static_cast<unsigned>(divide_up(p.d / kSlice, slices));
+  const Work work{scratch.allocate<float>(p.b * p.d), scratch.allocate<float>(parts * p.b * p.x_proj.rows)};
+  auto conv = [&](auto kernel) { launch_dependent(kernel, {parts, kThreads}, stream, p, work, slices); };
+  if (p.b == 1)
+    conv(conv_x_proj_step<1>);
+  else if (p.b == 2)
+    conv(conv_x_proj_step<2>);
+  else if (p.b <= 4)
+    conv(conv_x_proj_step<4>);
+  else
+    conv(conv_x_proj_step<kMaxRows>);
   const dim3 grid(static_cast<unsigned>(p.d / kChannels), static_cast<unsigned>(p.b));
-  with_dtype(p.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    auto conv = [&](auto kernel) {
-      launch_dependent(kernel, static_cast<unsigned>(partials), kThreads, 0, stream, p, slices_a_block(p));
-    };
-    if (p.b == 1)
-      conv(conv_x_proj_step<T, 1>);
-    else if (p.b == 2)
-      conv(conv_x_proj_step<T, 2>);
-    else if (p.b <= 4)
-      conv(conv_x_proj_step<T, 4>);
-    else
-      conv(conv_x_proj_step<T, kMaxRows>);
-    launch_dependent(dt_scan_step<T>, grid, kScanThreads, 0, stream, p, static_cast<int>(partials));
-  });
+  launch_dependent(dt_scan_step, {grid, kScanThreads}, stream, p, work, static_cast<int>(parts));
 }
 
 }  // namespace coluber::cuda

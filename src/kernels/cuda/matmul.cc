@@ -13,6 +13,7 @@
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/cublas_lt.h"
 #include "kernels/cuda/matmul_skinny.h"
+#include "kernels/cuda/matmul_stream.h"
 
 namespace coluber::cuda {
 namespace {
@@ -136,6 +137,7 @@ void matmul(const Stream& stream, const MatmulParams& p) {
   if (p.c.rows == 0 || p.c.columns == 0) return;
   const DeviceScope scope(stream.device);
   if (p.a.rows == 0 || p.a.columns == 0) return fill_rows(stream, p);
+  if (takes_stream(stream.device, p)) return matmul_stream(stream, p);
   if (takes_skinny(p)) return matmul_skinny(stream, p);
   const Plan& plan = find_plan(stream.device, p);
   Scratch scratch(stream);

@@ -1,5 +1,6 @@
-// y (r,n) = x (r,k) W^T for few rows r: bound by reading W (n,k) once (gemv.cuh). Where x is not stored like W, or k or
-// alignments are odd, a general kernel brings x to shared memory as f32, a piece of k at a time.
+// y (r,n) = x (r,k) W^T for few rows r: bound by reading W (n,k) once, in f32 (gemv.cuh; 16 bits: matmul_stream.cu).
+// Where x is not stored like W, or k or alignments are odd, a general kernel brings x to shared memory as f32, a piece
+// of k at a time.
 #include "kernels/cuda/common/dependent_launch.cuh"
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/gemv.cuh"
@@ -14,20 +15,20 @@ constexpr int kSharedFloats = 8 * 1024;  // of x: 32 KiB
 
 constexpr std::size_t kMaxSharedBytes = 160 << 10;
 
-template <class W, int kRows, int kOutputs>
+template <int kRows, int kOutputs>
 __global__ void __launch_bounds__(kThreads) matmul_fwd_skinny(Matrix x, Matrix weight, Matrix y, const float* bias) {
   extern __shared__ __align__(16) unsigned char shared[];
-  W* staged = reinterpret_cast<W*>(shared);  // (kRows,k)
+  float* staged = reinterpret_cast<float*>(shared);  // (kRows,k)
   const int k = static_cast<int>(x.columns);
   const std::int64_t first = (std::int64_t{blockIdx.x} * kWarps + threadIdx.x / 32) * kOutputs;
-  Gemv<W, kRows, kOutputs> gemv;
+  Gemv<float, kRows, kOutputs> gemv;
   gemv.start(weight, first);
   let_next_start();
   wait_for_inputs();
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    const W* row = static_cast<const W*>(x.data) + min(std::int64_t{r}, x.rows - 1) * x.ld;
-    for (int i = threadIdx.x * kPerVector<W>; i < k; i += kThreads * kPerVector<W>)
+    const float* row = static_cast<const float*>(x.data) + min(std::int64_t{r}, x.rows - 1) * x.ld;
+    for (int i = threadIdx.x * kPerVector<float>; i < k; i += kThreads * kPerVector<float>)
       store_vector(staged + r * k + i, load_vector(row + i));
   }
   __syncthreads();
@@ -101,22 +102,22 @@ bool is_wide(const Matrix& m) {
 
 template <class W, int kRows>
 void launch_rows(const Stream& stream, const MatmulParams& p) {
-  const auto shared_bytes = static_cast<std::size_t>(kRows * p.a.columns) * sizeof(W);
-  if (p.a.dtype != dtype_of<W>::value || !is_wide<W>(p.b) || !is_wide<W>(p.a) || shared_bytes > kMaxSharedBytes) {
-    const auto blocks = static_cast<unsigned>(divide_up(p.b.rows, kWarps * kOutputs));
-    return launch_dependent(matmul_fwd_skinny_any<W, kRows>, blocks, kThreads, 0, stream, p.a, p.b, p.c, p.bias,
-                            is_wide<W>(p.b));
-  }
-  auto launch = [&](auto kernel, int outputs) {
+  const auto launch = [&](auto kernel, int outputs, std::size_t shared_bytes, auto... more) {
     allow_shared_bytes(kernel, shared_bytes);
     const auto blocks = static_cast<unsigned>(divide_up(p.b.rows, kWarps * outputs));
-    launch_dependent(kernel, blocks, kThreads, shared_bytes, stream, p.a, p.b, p.c, p.bias);
+    launch_dependent(kernel, {blocks, kThreads, shared_bytes, 1, p.b_is_settled}, stream, p.a, p.b, p.c, p.bias,
+                     more...);
   };
-  // Two rows of W a warp have more loads under way; where that would leave multiprocessors idle, one.
-  if (divide_up(p.b.rows, kWarps * 2) >= multiprocessors(stream.device))
-    launch(matmul_fwd_skinny<W, kRows, 2>, 2);
-  else
-    launch(matmul_fwd_skinny<W, kRows, 1>, 1);
+  if constexpr (std::is_same_v<W, float>) {
+    const auto shared_bytes = static_cast<std::size_t>(kRows * p.a.columns) * sizeof(W);
+    if (p.a.dtype == DType::kF32 && is_wide<W>(p.b) && is_wide<W>(p.a) && shared_bytes <= kMaxSharedBytes) {
+      // Two rows of W a warp have more loads under way; where that would leave multiprocessors idle, one.
+      if (divide_up(p.b.rows, kWarps * 2) >= multiprocessors(stream.device))
+        return launch(matmul_fwd_skinny<kRows, 2>, 2, shared_bytes);
+      return launch(matmul_fwd_skinny<kRows, 1>, 1, shared_bytes);
+    }
+  }
+  launch(matmul_fwd_skinny_any<W, kRows>, kOutputs, 0, is_wide<W>(p.b));
 }
 
 template <class W>

@@ -4,7 +4,7 @@
 
 namespace coluber::cuda {
 
-bool takes_norm_linear(const NormLinearParams&) {
+bool takes_norm_linear(int, const NormLinearParams&) {
   return false;
 }
 void norm_linear(const Stream& stream, const NormLinearParams&) {
@@ -12,9 +12,6 @@ void norm_linear(const Stream& stream, const NormLinearParams&) {
 }
 bool takes_mamba_step(const MambaStepParams&) {
   return false;
-}
-std::int64_t mamba_step_partials(const MambaStepParams&) {
-  return 1;
 }
 void mamba_step(const Stream& stream, const MambaStepParams&) {
   refuse_kernel(stream);

@@ -25,4 +25,9 @@ bool starts_early(int device) {
   return attribute(cudaDevAttrComputeCapabilityMajor, device, known) >= 9;
 }
 
+std::int64_t most_shared_bytes(int device) {
+  static std::array<int, kMaxDevices> known{};
+  return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device, known);
+}
+
 }  // namespace coluber::cuda

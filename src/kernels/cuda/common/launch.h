@@ -37,6 +37,8 @@ inline std::int64_t divide_up(std::int64_t a, std::int64_t b) {
 int multiprocessors(int device);
 // Whether it knows programmatic dependent launch: compute capability 9.0.
 bool starts_early(int device);
+// That a block may ask for.
+std::int64_t most_shared_bytes(int device);
 
 inline bool is_aligned(const void* p, std::int64_t bytes) {
   return reinterpret_cast<std::uintptr_t>(p) % static_cast<std::uintptr_t>(bytes) == 0;

@@ -1,0 +1,13 @@
+// conv_x_proj and dt_scan of a step in 16 bits, on tensor cores.
+#pragma once
+
+#include "kernels/mamba_step.h"
+
+namespace coluber::cuda {
+
+inline constexpr std::int64_t kMaxMmaRows = 64;
+
+bool takes_mamba_step_mma(const MambaStepParams& p);
+void mamba_step_mma(const Stream& stream, const MambaStepParams& p);
+
+}  // namespace coluber::cuda

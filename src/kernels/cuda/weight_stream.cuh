@@ -1,0 +1,178 @@
+// Rows of a matrix of weights on their way from memory to tensor cores, for products y = x W^T of a few rows of x.
+//
+// What bounds such a product is reading W once, so what counts is how many bytes are under way at any time, from before
+// the kernel's input is there until the last row. Every warp has places of its own in shared memory that its copies go
+// to, kStages deep: no warp waits for another, and W takes registers only where it is multiplied.
+//
+// A block of kStreamWarps warps has kTiles x 8 rows of W a turn; warp w multiplies inputs [64 (w + 8 i), 64 (w + 8 i +
+// 1)) for i = 0, 1, ..., and the warps' sums are added in order. So the sum of an output is the same for any number of
+// rows of x, of tiles and of blocks.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/common/mma.cuh"
+#include "kernels/matmul.h"
+
+namespace coluber::cuda {
+
+constexpr int kStreamWarps = 8, kStreamThreads = kStreamWarps * 32;
+constexpr int kHalfInputs = 32;                            // of a product of tiles: 16 bytes a lane
+constexpr int kBlockInputs = 2 * kHalfInputs;              // of a warp in a round: 128 bytes of a row
+constexpr int kRoundInputs = kStreamWarps * kBlockInputs;  // of a block of threads
+
+// Whole lines of 8 rows: 8 lanes a row and copy, so a warp reads what its other lanes have copied.
+template <class T, int kTiles, int kStages>
+class WeightStream {
+ public:
+  static constexpr int kRows = 8 * kTiles, kWarpBytes = kStages * kTiles * 1024, kBytes = kStreamWarps * kWarpBytes;
+
+  // Starts with the rows of turn blockIdx.x, then goes on gridDim.x turns further. W's rows begin at multiples of 16
+  // bytes and have multiples of 8 numbers. `ring`: kBytes.
+  __device__ __forceinline__ WeightStream(const Matrix& weight, int turns, void* ring)
+      : weight_(static_cast<const T*>(weight.data)),
+        ld_(weight.ld),
+        last_(weight.rows - 1),
+        k_(static_cast<int>(weight.columns)),
+        turn_(static_cast<int>(blockIdx.x)),
+        turns_(turns),
+        ring_(shared_address(ring) + threadIdx.x / 32 * kWarpBytes) {
+    const int lane = threadIdx.x % 32, row = lane / 8, chunk = lane % 8, g = lane / 4, t = lane % 4;
+    row_ = row;
+    first_ = static_cast<int>(threadIdx.x) / 32 * kBlockInputs + chunk * 8;
+    to_ = row * 128 + (chunk ^ (row % 2 * 4)) * 16;
+    from_ = g * 128 + (t ^ (g % 2 * 4)) * 16;  // the other half: 64 bytes further, or before
+    at_ = first_;
+    find_rows();
+#pragma unroll
+    for (int s = 0; s < kStages; ++s) ask();
+  }
+
+  // Multiplies the next 64 inputs of this warp: use(tile, weights) with 2 x 16 bytes of row g of each tile.
+  template <class F>
+  __device__ __forceinline__ void take(F&& use) {
+    wait_copies<kStages - 1>();
+    __syncwarp();
+    const int other = threadIdx.x % 8 < 4 ? 64 : -64;
+    const unsigned from = ring_ + stage_ * kTiles * 1024 + from_;
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      use(n, load_shared(from + n * 1024), load_shared(from + n * 1024 + other));
+    }
+    __syncwarp();
+    ask();
+  }
+
+ private:
+  __device__ __forceinline__ void find_rows() {
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      const std::int64_t row = std::int64_t{turn_} * kRows + n * 8 + row_;
+      rows_[n] = weight_ + min(row, last_) * ld_;
+      further_[n] = (min(row + 4, last_) - min(row, last_)) * ld_;
+    }
+  }
+
+  __device__ __forceinline__ void ask() {
+    if (turn_ < turns_) {
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+        const unsigned to = ring_ + (stage_ * kTiles + n) * 1024 + to_;
+        copy_16_bytes(to, rows_[n] + at_, at_ < k_);
+        copy_16_bytes(to + 512, rows_[n] + further_[n] + at_, at_ < k_);
+      }
+      at_ += kRoundInputs;
+      if (at_ - first_ >= k_) {  // for all warps together
+        at_ = first_;
+        turn_ += static_cast<int>(gridDim.x);
+        find_rows();
+      }
+    }
+    end_copy_group();
+    stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
+  }
+
+  const T* weight_;
+  std::int64_t ld_, last_;
+  int k_, turn_, turns_, row_, first_, at_;
+  unsigned ring_, to_, from_;
+  int stage_ = 0;
+  const T* rows_[kTiles];
+  std::int64_t further_[kTiles];
+};
+
+// kTiles x 8 rows of W and kInputs x 8 rows of x, half a round a stage, for one turn. A lane copies what it reads.
+template <class T, int kTiles, int kInputs, int kStages>
+class TileStream {
+ public:
+  static constexpr int kStageBytes = (kTiles + kInputs) * 512, kWarpBytes = kStages * kStageBytes,
+                       kBytes = kStreamWarps * kWarpBytes;
+
+  // Asks for W.
+  __device__ __forceinline__ TileStream(const Matrix& weight, const Matrix& x, void* ring)
+      : k_(static_cast<int>(weight.columns)),
+        at_(static_cast<int>(threadIdx.x) / 32 * kBlockInputs + static_cast<int>(threadIdx.x) % 4 * 8),
+        ring_(shared_address(ring) + threadIdx.x / 32 * kWarpBytes + threadIdx.x % 32 * 16) {
+    const std::int64_t g = threadIdx.x % 32 / 4;
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n)
+      weight_[n] = static_cast<const T*>(weight.data) +
+                   min(std::int64_t{blockIdx.x} * 8 * kTiles + n * 8 + g, weight.rows - 1) * weight.ld;
+#pragma unroll
+    for (int n = 0; n < kInputs; ++n) x_[n] = static_cast<const T*>(x.data) + min(n * 8 + g, x.rows - 1) * x.ld;
+    int at = at_;
+#pragma unroll
+    for (int s = 0; s < kStages; ++s, at = next(at)) {
+      ask_for_weights(s, at);
+      end_copy_group();
+    }
+  }
+
+  // Asks for x, which is there now.
+  __device__ __forceinline__ void start() {
+#pragma unroll
+    for (int s = 0; s < kStages; ++s, at_ = next(at_)) {
+      ask_for_x(s, at_);
+      end_copy_group();
+    }
+  }
+
+  // The next 32 inputs: x of all rows, then use(tile, weights).
+  template <class F>
+  __device__ __forceinline__ void take(uint4 (&x)[kInputs], F&& use) {
+    wait_copies<kStages - 1>();
+    const unsigned from = ring_ + stage_ * kStageBytes;
+#pragma unroll
+    for (int n = 0; n < kInputs; ++n) x[n] = load_shared(from + (kTiles + n) * 512);
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) use(n, load_shared(from + n * 512));
+    ask_for_weights(stage_, at_);
+    ask_for_x(stage_, at_);
+    end_copy_group();
+    at_ = next(at_);
+    stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
+  }
+
+ private:
+  // The other half of the warp's block, or the block of the next round.
+  static __device__ __forceinline__ int next(int at) {
+    return at + (at % kBlockInputs < kHalfInputs ? kHalfInputs : kRoundInputs - kHalfInputs);
+  }
+  __device__ __forceinline__ void ask_for_weights(int stage, int at) {
+    if (at - at % kRoundInputs >= k_) return;
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) copy_16_bytes(ring_ + stage * kStageBytes + n * 512, weight_[n] + at, at < k_);
+  }
+  __device__ __forceinline__ void ask_for_x(int stage, int at) {
+    if (at - at % kRoundInputs >= k_) return;
+#pragma unroll
+    for (int n = 0; n < kInputs; ++n)
+      copy_16_bytes(ring_ + stage * kStageBytes + (kTiles + n) * 512, x_[n] + at, at < k_);
+  }
+
+  int k_, at_, stage_ = 0;
+  unsigned ring_;
+  const T *weight_[kTiles], *x_[kInputs];
+};
+
+}  // namespace coluber::cuda
