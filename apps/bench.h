@@ -28,6 +28,7 @@ struct BenchOptions : CommonOptions {
   std::string dtype = "f32";
   std::vector<std::int64_t> batch;   // each is measured; none: 8 for tiny in training and on a GPU in ops, else 1
   std::vector<std::int64_t> seqlen;  // each is measured; none: 512, ops beyond tiny 2048
+  std::string recompute = "none";    // in training
   std::int64_t chunk = 0;            // prefill: tokens read at once; 0: all
   double seconds = 5;                // measuring goes on for so long, for each row
 };
@@ -84,6 +85,9 @@ Tensor random_tensor(const Shape& shape, double low, double high, std::uint64_t 
 Tensor random_ids(const Shape& shape, std::int64_t bound, std::uint64_t stream);
 // A model of that shape whose values are random but ordinary, made in the time that memory takes to fill.
 Model random_model(const ModelConfig& config, const Place& matrices);
+
+// Parameters that take part in the products of the layers: each costs two operations a token in a forward pass.
+double layer_parameters(const Model& model);
 
 // Refuses with kOutOfMemory when the device has less free.
 void refuse_what_does_not_fit(const std::string& what, std::int64_t bytes, Device device);

@@ -107,16 +107,6 @@ std::vector<std::int64_t> or_one(const std::vector<std::int64_t>& values, std::i
   return values.empty() ? std::vector<std::int64_t>{otherwise} : values;
 }
 
-// Parameters that take part in the products of a layer: each costs two operations a token in a forward pass.
-double layer_parameters(const Model& model) {
-  double count = 0;
-  for (const Parameter& parameter : model.parameters()) {
-    const bool table = parameter.name == "backbone.embedding.weight" || parameter.name == "lm_head.weight";
-    if (parameter.matrix && !table) count += static_cast<double>(parameter.var.value().numel());
-  }
-  return count;
-}
-
 // Convolution and scan of a layer, by the ops' own count; the bytes of what passes between ops are left out, since ops
 // could be fused.
 Work mixer_work(const MambaConfig& mixer, std::int64_t tokens, bool backward) {
@@ -153,6 +143,15 @@ Work model_work(const Model& model, std::int64_t tokens, std::int64_t head_token
 }
 
 }  // namespace
+
+double layer_parameters(const Model& model) {
+  double count = 0;
+  for (const Parameter& parameter : model.parameters()) {
+    const bool table = parameter.name == "backbone.embedding.weight" || parameter.name == "lm_head.weight";
+    if (parameter.matrix && !table) count += static_cast<double>(parameter.var.value().numel());
+  }
+  return count;
+}
 
 void bench_decode(Context& ctx, const BenchOptions& options, const MachineRates& rates, const Report& report) {
   Rows rows(ctx, options, rates, report);
@@ -202,6 +201,7 @@ void bench_prefill(Context& ctx, const BenchOptions& options, const MachineRates
 }
 
 void bench_train(Context& ctx, const BenchOptions& options, const MachineRates& rates, const Report& report) {
+  const Recompute recompute = recompute_from_name(options.recompute);
   Rows rows(ctx, options, rates, report);
   const DType compute = parse_dtype(options.dtype);
   const ModelConfig config = bench_config(options);
@@ -217,6 +217,7 @@ void bench_train(Context& ctx, const BenchOptions& options, const MachineRates& 
       rows.measure(row, {0, false, compute}, [&] {
         Tape tape;
         Graph graph{ctx, &tape, true, compute};
+        graph.recompute = recompute;
         tape.backward(ctx, model.loss(graph, ids, targets));
         optimizer.step(ctx, 1e-4);
       });

@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "apps/library_versions.h"
+#include "coluber/context.h"
 
 namespace coluber::apps {
 namespace {
@@ -96,6 +97,12 @@ std::int64_t available_memory_bytes(Device device) {
 std::int64_t peak_rss_bytes() {
   rusage usage{};
   return getrusage(RUSAGE_SELF, &usage) == 0 ? static_cast<std::int64_t>(usage.ru_maxrss) * 1024 : 0;
+}
+
+std::int64_t peak_memory_bytes(Device device) {
+  if (device.is_cpu()) return peak_rss_bytes();
+  const MemoryStats stats = memory_stats(device);  // caches of a GPU give nothing back
+  return stats.live_bytes + stats.cached_bytes;
 }
 
 std::int64_t current_rss_bytes() {

@@ -19,6 +19,8 @@ std::int64_t peak_rss_bytes();  // most memory this process ever held
 std::int64_t current_rss_bytes();
 // {"device": "cuda:0", "name": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0", "multiprocessors": 132, ...}
 Json gpu_json(int index);
+// Most memory that this process needed where its tensors are: of a GPU what its caches hold, else of the machine.
+std::int64_t peak_memory_bytes(Device device);
 // Libraries this program was built with: {"oneDNN", "2.6.3"}, {"SentencePiece", "0.1.97"}, ...
 std::vector<std::pair<std::string, std::string>> library_versions();
 

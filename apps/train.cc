@@ -10,6 +10,8 @@
 #include "apps/train_report.h"
 #include "apps/train_setup.h"
 #include "core/check.h"
+#include "core/cuda.h"
+#include "kernels/machine.h"
 
 namespace coluber::apps {
 namespace {
@@ -62,15 +64,26 @@ class StopOnSignal {
   struct sigaction before_[2]{};
 };
 
+// Of a GPU, in FLOP/s; 0: on the CPU, where it takes seconds to measure, and where memory is short.
+double matrix_rate_of(Device device, DType dtype) {
+  constexpr std::int64_t kMeasuringBytes = std::int64_t{8} << 30;
+  if (device.is_cpu() || available_memory_bytes(device) < kMeasuringBytes) return 0;
+  const double rate = cuda::measure_machine(cuda::current_stream(device.index)).matrix_flop_per_s(dtype);
+  release_cached_memory(device);
+  return rate;
+}
+
 int run(Options& options) {
   const std::string checkpoint = take_checkpoint(options, *options.bindings);
   check_train_flags(options);
   const std::shared_ptr<TrainingLock> lock = prepare_out(options, !checkpoint.empty());
   const TrainData data = open_train_data(options, checkpoint);
   Context ctx(options.context());
+  const Device device = options.chosen_device();
+  const double matrix_rate = matrix_rate_of(device, parse_dtype(options.dtype));
   const Model model = create_model(options, data);
   if (checkpoint.empty() && options.overwrite) remove_earlier_training(options.out, data);
-  TrainReport report(ctx, model, options, data);
+  TrainReport report(ctx, model, options, data, matrix_rate);
   TrainCallbacks callbacks = report.callbacks();
   callbacks.should_stop = [] { return stop_signal != 0; };
   TrainOptions settings = train_options(options, *options.bindings, data);
@@ -85,7 +98,7 @@ int run(Options& options) {
                  "--max-steps or --max-seconds says how far to go on");
   }
   // The trial step has touched all memory that training will: what the process holds now is what it will hold.
-  report.begin(estimate, peak_rss_bytes(), steps_before);
+  report.begin(estimate, peak_memory_bytes(model.device()), steps_before);
   const StopOnSignal signals;
   const TrainEnd end = trainer.run();
   report.end(end, trainer.num_steps());

@@ -56,6 +56,12 @@ void add_learning_flags(FlagBindings& bindings, TrainFlags& flags) {
   bindings.add("dtype", flags.dtype, "Of matrix products: f32 or bf16; all else is f32")
       ->capture_default_str()
       ->check(CLI::IsMember({"f32", "bf16"}));
+  bindings
+      .add("recompute", flags.recompute,
+           "Made again in backward instead of kept: none, light (norms, convolutions, dt) or layer (all of a layer); "
+           "less memory, the same bits")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"none", "light", "layer"}));
 }
 
 void add_progress_flags(FlagBindings& bindings, TrainFlags& flags) {

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <filesystem>
 
+#include "apps/bench.h"
 #include "apps/machine.h"
 #include "coluber/generate.h"
 #include "core/check.h"
@@ -52,8 +53,9 @@ std::string vocabulary_text(const TrainData& data) {
   return join(kind, ", ", data.vocab_size(), " tokens");
 }
 
-TrainReport::TrainReport(Context& ctx, const Model& model, const TrainFlags& flags, const TrainData& data)
-    : ctx_(ctx), model_(model), flags_(flags), data_(data), prompts_(flags.sample_prompts) {
+TrainReport::TrainReport(Context& ctx, const Model& model, const TrainFlags& flags, const TrainData& data,
+                         double matrix_rate)
+    : ctx_(ctx), model_(model), flags_(flags), data_(data), prompts_(flags.sample_prompts), matrix_rate_(matrix_rate) {
   if (prompts_.empty()) prompts_ = {first_words(data)};
 }
 
@@ -75,9 +77,14 @@ void TrainReport::print_beginning(const TrainEstimate& estimate, std::int64_t me
             " of width ", config.d_model, "; ", vocabulary_text(data_)));
   show(join("data      ", count(data_.train->num_tokens()), " tokens of ", file_names(flags_.data),
             data_.heldout ? join(", ", count(data_.heldout->num_tokens()), " held out") : std::string()));
-  show(join("estimate  ", human_bytes(memory_bytes), " of memory, ", human_duration(estimate.total_seconds), " for ",
-            counted(estimate.total_steps - steps_before_, "step"), " of ", counted(tokens_per_step(), "token"),
+  show(join("estimate  ", human_bytes(memory_bytes), " of ", memory_name(), ", ",
+            human_duration(estimate.total_seconds), " for ", counted(estimate.total_steps - steps_before_, "step"),
+            " of ", counted(tokens_per_step(), "token"),
             steps_before_ > 0 ? join(", after the ", steps_before_, " done") : std::string()));
+}
+
+std::string TrainReport::memory_name() const {
+  return model_.device().is_cpu() ? "memory" : join("memory of ", device_name(model_.device()));
 }
 
 void TrainReport::begin(const TrainEstimate& estimate, std::int64_t memory_bytes, std::int64_t steps_before) {
@@ -90,6 +97,8 @@ void TrainReport::begin(const TrainEstimate& estimate, std::int64_t memory_bytes
                 {"optimizer_bytes", estimate.optimizer_bytes},
                 {"tensor_bytes", estimate.peak_bytes},
                 {"memory_bytes", memory_bytes},
+                {"device", device_name(model_.device())},
+                {"recompute", flags_.recompute},
                 {"steps", steps},
                 {"step_seconds", estimate.step_seconds},
                 {"seconds", estimate.total_seconds}});
@@ -99,8 +108,14 @@ void TrainReport::begin(const TrainEstimate& estimate, std::int64_t memory_bytes
   progress_.emplace("training", "tok", steps * tokens_per_step(), flags_.quiet || flags_.json);
 }
 
+double TrainReport::flop_per_s() const {
+  return 6 * (layer_parameters(model_) + static_cast<double>(model_.head().value().numel())) * tokens_per_s();
+}
+
 void TrainReport::step(const StepReport& report) {
   last_ = report;
+  trained_tokens_ += static_cast<double>(tokens_per_step());
+  trained_seconds_ += static_cast<double>(tokens_per_step()) / report.tokens_per_s;
   loss_ = loss_ == 0 ? report.loss : kLossMemory * loss_ + (1 - kLossMemory) * report.loss;
   if (flags_.json) {
     print_json({{"event", "step"},
@@ -164,16 +179,28 @@ void TrainReport::end(TrainEnd how, std::int64_t step) {
   progress_.reset();
   const bool stopped = how == TrainEnd::kStopped;
   if (flags_.json) {
-    print_json({{"event", "end"},
-                {"stopped", stopped},
-                {"step", step},
-                {"seconds", last_.seconds},
-                {"peak_rss_bytes", peak_rss_bytes()},
-                {"checkpoint", checkpoint_},
-                {"model", flags_.out}});
+    Json row{{"event", "end"},
+             {"stopped", stopped},
+             {"step", step},
+             {"seconds", last_.seconds},
+             {"tokens_per_s", tokens_per_s()},
+             {"peak_rss_bytes", peak_rss_bytes()},
+             {"peak_memory_bytes", peak_memory_bytes(model_.device())},
+             {"checkpoint", checkpoint_},
+             {"model", flags_.out}};
+    if (matrix_rate_ > 0) {
+      row["model_flop_per_s"] = flop_per_s();
+      row["matrix_share"] = flop_per_s() / matrix_rate_;
+    }
+    print_json(row);
   } else if (!flags_.quiet && !stopped) {
     show(join("done      ", counted(step, "step"), " in ", human_duration(last_.seconds), ", ",
-              human_bytes(peak_rss_bytes()), " of memory at most"));
+              human_bytes(peak_memory_bytes(model_.device())), " of ", memory_name(), " at most"));
+    if (matrix_rate_ > 0) {
+      show(join("speed     ", count(static_cast<std::int64_t>(tokens_per_s())), " tok/s; ",
+                fixed(flop_per_s() * 1e-12, 1), " TFLOP/s of the model, ", fixed(100 * flop_per_s() / matrix_rate_, 1),
+                "% of the ", fixed(matrix_rate_ * 1e-12, 0), " that a product of this dtype reaches here"));
+    }
     show(join("model     ", flags_.out, ", with README.md, loss.svg and metrics.jsonl"));
   }
   if (stopped && !flags_.json) {

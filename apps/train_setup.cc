@@ -59,6 +59,7 @@ TrainOptions learning_options(const TrainFlags& options) {
   train.max_seconds = options.max_steps == 0 && options.max_seconds == 0 ? kDefaultSeconds : options.max_seconds;
   train.grad_accum = options.grad_accum;
   train.compute = parse_dtype(options.dtype);
+  train.recompute = recompute_from_name(options.recompute);
   train.seed = options.seed;
   train.eval_every = options.eval_every;
   train.save_every = options.save_every;

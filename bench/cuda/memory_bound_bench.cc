@@ -262,8 +262,11 @@ void bench_elementwise(Bench& bench, std::int64_t n) {
     return [=] { cuda::multiply(cuda::current_stream(0), a.data<T>(), b.data<T>(), y.data<T>(), n); };
   });
   bench.run(with_dtype<T>("sum_of_squares") + shape, bytes, [=] {
-    const Tensor a = numbers({1, n}, kT), sum = Tensor::zeros({1}, DType::kF64, kGpu);
-    return [=] { cuda::sum_of_squares(cuda::current_stream(0), view_of<const T, 2>(a), sum.data<double>()); };
+    const Tensor a = numbers({n}, kT), sum = Tensor::zeros({1}, DType::kF64, kGpu);
+    return [=] {
+      const std::span<const T> all(a.data<T>(), static_cast<std::size_t>(n));
+      cuda::sum_of_squares<T>(cuda::current_stream(0), std::span(&all, 1), sum.data<double>());
+    };
   });
   bench.run(with_dtype<T>("dropout") + shape, 2 * bytes, [=] {
     const Tensor a = numbers({1, n}, kT), y = empty({1, n}, kT);

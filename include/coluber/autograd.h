@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -23,17 +24,29 @@
 
 namespace coluber {
 
+// The gradient of what was split, which the gradients of its parts are columns of: made when the first part asks.
+struct WholeGradient {
+  Shape shape;
+  DType dtype;
+  Device device;
+  Tensor tensor;
+};
+
 // The gradient of a Var, apart from its value. Entries of the tape hold this of an op's outputs, so that a value nobody
 // reads again is freed at once. Tensors in it may be shared with other gradients and with whoever asked: what adds to
 // one copies it first unless it is the only owner.
 class Gradient {
  public:
   Gradient() = default;  // of a constant: nothing flows in
-  Gradient(const Shape& shape, bool wanted) : slot_(std::make_shared<Slot>(Slot{{}, shape, wanted})) {}
+  Gradient(const Shape& shape, bool wanted) : slot_(std::make_shared<Slot>(Slot{{}, shape, wanted, {}, 0})) {}
 
   bool wanted() const { return slot_ != nullptr && slot_->wanted; }
   const Tensor& tensor() const;  // undefined until something has flowed in
   void set(Tensor tensor) const { slot_->tensor = std::move(tensor); }
+  // Where the first tensor to flow in is best written: for a part of a split its columns of the whole, uninitialised.
+  // Undefined where any memory does, or where something has flowed in.
+  Tensor place() const;
+  void make_part_of(std::shared_ptr<WholeGradient> whole, std::int64_t first_column) const;
   Tensor take() const { return slot_ == nullptr ? Tensor{} : std::exchange(slot_->tensor, {}); }
   void add(Context& ctx, const Tensor& tensor) const;
   // For adding in place: what tensor() is, with no other owner.
@@ -45,8 +58,26 @@ class Gradient {
     Tensor tensor;
     Shape shape;
     bool wanted = false;
+    std::shared_ptr<WholeGradient> whole;  // of a part of a split
+    std::int64_t first_column = 0;
   };
   std::shared_ptr<Slot> slot_;
+};
+
+// A tensor that backward reads: kept, or made again by what made it when the first reader asks, for all of them.
+class Saved {
+ public:
+  using Make = std::function<Tensor(Context&)>;
+  explicit Saved(Tensor kept) : state_(std::make_shared<State>(State{std::move(kept), {}})) {}
+  explicit Saved(Make make) : state_(std::make_shared<State>(State{{}, std::move(make)})) {}
+  const Tensor& get(Context& ctx) const;
+
+ private:
+  struct State {
+    Tensor tensor;
+    Make make;
+  };
+  std::shared_ptr<State> state_;
 };
 
 class Var {
@@ -66,11 +97,15 @@ class Var {
   void set_value(Tensor value) const;
   void accumulate_grad(Context& ctx, const Tensor& grad) const { gradient().add(ctx, grad); }
   Gradient gradient() const { return node_ == nullptr ? Gradient{} : node_->gradient; }
+  // Backward need not keep the value: `make` gives the same bits again.
+  void set_made_again(Saved::Make make) const { node_->made_again = std::make_shared<Saved>(std::move(make)); }
+  Saved saved() const;  // for a closure of the tape
 
  private:
   struct Node {
     Tensor value;
     Gradient gradient;
+    std::shared_ptr<Saved> made_again;  // null: the value is kept
   };
   std::shared_ptr<Node> node_;
 };
@@ -93,6 +128,14 @@ class Tape {
   std::vector<std::function<void(Context&)>> entries_;
 };
 
+// What backward makes again instead of keeping it from forward. Gradients have the same bits with any of them.
+//   none   nothing
+//   light  what costs little beside its memory: outputs of norms and convolutions, and dt
+//   layer  all of a layer's mixer, from its input on, which is made again from the residual stream
+enum class Recompute : std::uint8_t { kNone, kLight, kLayer };
+std::string_view recompute_name(Recompute recompute);  // "none", "light", "layer"
+Recompute recompute_from_name(std::string_view name);
+
 // What a forward pass runs in.
 struct Graph {
   Context& ctx;
@@ -101,6 +144,7 @@ struct Graph {
   DType compute = DType::kF32;  // of matrix products: kF32 or kBF16; on a GPU of activations too, and kF16 as well
   std::uint64_t dropout_seed = 0;
   std::uint64_t dropout_stream = 0;  // advanced by each dropout; set to a function of the step before each pass
+  Recompute recompute = Recompute::kNone;
 };
 
 // Which tokens belong together; as in ops.h.
@@ -127,6 +171,11 @@ struct SelectiveScanVars {
 };
 Var selective_scan(Graph& graph, const SelectiveScanVars& vars, bool dt_softplus, bool reverse,
                    const Sequences& sequences, Var* state_out);
+
+// f(inputs), of which the tape keeps the inputs alone: backward runs f once more, on a tape of its own. Any of the Vars
+// may be undefined. f must give the same bits twice; what it captures is kept.
+using Segment = std::function<std::vector<Var>(Graph&, const std::vector<Var>&)>;
+std::vector<Var> recomputed(Graph& graph, const std::vector<Var>& inputs, const Segment& f);
 
 // Parts of the last axis, as views; `sizes` add up to it.
 std::vector<Var> split(Graph& graph, const Var& x, const std::vector<std::int64_t>& sizes);

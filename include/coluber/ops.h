@@ -60,8 +60,14 @@ struct SelectiveScanGrads {
 };
 Tensor selective_scan_forward(Context& ctx, const SelectiveScanArgs& args, Tensor* state_out = nullptr,
                               SelectiveScanSaved* saved = nullptr);  // y (b,l,d)
+// Where gradients are written when defined: as B, C and z of real numbers, channels next to each other, any other
+// strides.
+struct SelectiveScanTargets {
+  Tensor B, C, z;
+};
 SelectiveScanGrads selective_scan_backward(Context& ctx, const SelectiveScanArgs& args, const SelectiveScanSaved& saved,
-                                           const Tensor& grad_y, const Tensor& grad_state_out = {});
+                                           const Tensor& grad_y, const Tensor& grad_state_out = {},
+                                           const SelectiveScanTargets& into = {});
 // One token: shapes as above with l = 1; `state` (b,d,n) is updated in place.
 Tensor selective_scan_step(Context& ctx, const SelectiveScanArgs& args, const Tensor& state);
 
@@ -80,8 +86,9 @@ struct CausalConv1dGrads {
   Tensor x, weight, bias, state_in;
 };
 Tensor causal_conv1d_forward(Context& ctx, const CausalConv1dArgs& args, Tensor* state_out = nullptr);  // (b,l,d)
+// grad_x_into, when defined, is where that of x is written: channels next to each other, any other strides.
 CausalConv1dGrads causal_conv1d_backward(Context& ctx, const CausalConv1dArgs& args, const Tensor& grad_y,
-                                         const Tensor& grad_state_out = {});
+                                         const Tensor& grad_state_out = {}, const Tensor& grad_x_into = {});
 Tensor causal_conv1d_step(Context& ctx, const CausalConv1dArgs& args, const Tensor& state);  // l = 1
 
 // --- norm: RMS or layer norm of x + residual over the last axis, optionally gated ------------------------------------
@@ -167,7 +174,7 @@ Tensor multiply(Context& ctx, const Tensor& a, const Tensor& b);  // same shape
 double sum_of_squares(Context& ctx, const Tensor& x);             // in double, fixed order
 double sum_of_squares(Context& ctx, std::span<const Tensor> tensors);  // of all of them together
 
-// --- AdamW (arXiv 1711.05101): one step for one tensor ---------------------------------------------------------------
+// --- AdamW (arXiv 1711.05101): one step ------------------------------------------------------------------------------
 // g = grad grad_scale; m = beta1 m + (1-beta1) g; v = beta2 v + (1-beta2) g^2;
 // p -= lr (m / (1-beta1^t) / (sqrt(v / (1-beta2^t)) + eps) + weight_decay p), t = step counted from 1.
 struct AdamWArgs {
@@ -177,6 +184,12 @@ struct AdamWArgs {
 };
 void adamw_step(Context& ctx, const AdamWArgs& args, const Tensor& param, const Tensor& grad, const Tensor& exp_avg,
                 const Tensor& exp_avg_sq);
+// For many tensors, all on one device, each with a weight decay of its own: on a GPU one launch for 70 of them.
+struct AdamWTensors {
+  Tensor param, grad, exp_avg, exp_avg_sq;
+  double weight_decay = 0;
+};
+void adamw_step(Context& ctx, const AdamWArgs& args, std::span<const AdamWTensors> tensors);
 
 // The kernel that a call with this algorithm takes on a device: "avx512", "reference", "onednn", on a GPU the strategy
 // in the kernel's name, "tiled" or "cublaslt"; for `info`.

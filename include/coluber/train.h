@@ -105,10 +105,11 @@ std::shared_ptr<TrainingLock> lock_training(const std::string& out);
 struct TrainOptions {
   Schedule schedule;  // total_steps is set by the limits below; warmup_steps -1: a twentieth of them
   AdamWOptions adamw;
-  std::int64_t max_steps = 0;          // 0: no such limit
-  double max_seconds = 0;              // 0: no such limit; the schedule is stretched to end in time
-  std::int64_t grad_accum = 1;         // batches per step
-  DType compute = DType::kF32;         // of matrix products: kF32 or kBF16
+  std::int64_t max_steps = 0;   // 0: no such limit
+  double max_seconds = 0;       // 0: no such limit; the schedule is stretched to end in time
+  std::int64_t grad_accum = 1;  // batches per step
+  DType compute = DType::kF32;  // of matrix products: kF32 or kBF16
+  Recompute recompute = Recompute::kNone;
   std::uint64_t seed = 0;              // of dropout
   std::int64_t eval_every = 0;         // steps; 0: only at the end; -1: ten times in all
   std::int64_t eval_batches = 0;       // held-out batches 0 to eval_batches - 1
@@ -142,7 +143,6 @@ struct LossPoint {
   std::int64_t step = 0;
   double loss = 0;  // nats per token
 };
-
 struct TrainCallbacks {
   std::function<void(const StepReport&)> on_step;
   std::function<void(const EvalReport&)> on_eval;

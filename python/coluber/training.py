@@ -19,8 +19,8 @@ _SAMPLE_TEMPERATURE = 0.8
 _FLAGS = (
     "name", "heldout_share", "text_field", "separator", "preset", "d_model", "n_layer", "d_state", "d_conv", "dt_rank",
     "expand", "norm", "untied", "dropout", "batch", "seqlen", "grad_accum", "lr", "lr_min_share", "schedule", "warmup",
-    "weight_decay", "clip", "dtype", "max_steps", "max_seconds", "eval_every", "eval_batches", "sample_every",
-    "sample_prompt", "sample_tokens", "save_every", "keep", "seed", "threads",
+    "weight_decay", "clip", "dtype", "recompute", "max_steps", "max_seconds", "eval_every", "eval_batches",
+    "sample_every", "sample_prompt", "sample_tokens", "save_every", "keep", "seed", "threads",
 )
 
 
@@ -92,6 +92,7 @@ class Trainer:
         weight_decay: Optional[float] = None,
         clip: Optional[float] = None,
         dtype: Optional[str] = None,
+        recompute: Optional[str] = None,
         max_steps: Optional[int] = None,
         max_seconds: Optional[float] = None,
         eval_every: Optional[int] = None,
@@ -314,7 +315,8 @@ def train(
     d_state (16), d_conv (4), dt_rank, expand (2), norm ("rms"), untied, dropout, seed (0). tokenizer: "bytes", a path,
     "train:N" or a Tokenizer.
     Learning: batch (8), seqlen (512), grad_accum (1), lr (2e-3), lr_min_share (0.1), schedule ("cosine", "linear",
-    "constant", "wsd"), warmup, weight_decay (0.1), clip (1), dtype of matrix products ("f32", "bf16").
+    "constant", "wsd"), warmup, weight_decay (0.1), clip (1), dtype of matrix products ("f32", "bf16"), recompute:
+    what is made again in backward instead of kept, for less memory and the same bits ("none", "light", "layer").
     Limits: max_steps, max_seconds (300 when neither is given).
     On the way: eval_every (ten times in all), eval_batches (8), sample_every (three times), sample_prompt,
     sample_tokens (60), save_every (every ten minutes), keep (3).

@@ -1,6 +1,7 @@
 // The differentiable twins of the ops. Each function runs the forward half, and when a tape is attached and an input
 // wants a gradient, records the backward half with exactly what it needs.
 #include <numeric>
+#include <utility>
 
 #include "coluber/autograd.h"
 #include "core/check.h"
@@ -8,6 +9,10 @@
 
 namespace coluber::autograd {
 namespace {
+
+// Outputs for each input of a product that is made again rather than kept: that of dt, 2/16 d_model inputs for 2
+// d_model outputs, takes a GPU as long as writing its output does.
+constexpr std::int64_t kLightProduct = 8;
 
 // Whether this op is to be remembered.
 template <class... Vars>
@@ -25,24 +30,51 @@ Tensor or_zeros(Tensor tensor, const Tensor& like) {
   return tensor.defined() ? std::move(tensor) : Tensor::zeros(like.shape(), like.dtype(), like.device());
 }
 
+// Where a product writes a gradient: onto what has flowed in, or where the first is best written.
+ops::GradientTarget target_of(Context& ctx, const Gradient& gradient) {
+  if (!gradient.wanted()) return {false, {}, false};
+  const Tensor sum = gradient.writable(ctx);
+  return sum.defined() ? ops::GradientTarget{true, sum, true} : ops::GradientTarget{true, gradient.place(), false};
+}
+
+struct ScanGradients {
+  Gradient u, dt, A, B, C, D, z, dt_bias, state_in;
+
+  void add(Context& ctx, const ops::SelectiveScanGrads& grads) const {
+    u.add(ctx, grads.u);
+    dt.add(ctx, grads.dt);
+    A.add(ctx, grads.A);
+    B.add(ctx, grads.B);
+    C.add(ctx, grads.C);
+    D.add(ctx, grads.D);
+    z.add(ctx, grads.z);
+    dt_bias.add(ctx, grads.dt_bias);
+    state_in.add(ctx, grads.state_in);
+  }
+};
+
 }  // namespace
 
 Var linear(Graph& graph, const Var& x, const Var& weight, const Var& bias) {
   const bool record = recording(graph, x, weight, bias);
-  const ops::LinearArgs args{x.value(), weight.value(), bias.value(), graph.compute, {}};
+  ops::LinearArgs args{x.value(), weight.value(), bias.value(), graph.compute, {}};
   Var y(ops::linear_forward(graph.ctx, args), record);
   if (record) {
+    const bool light = args.weight.size(1) * kLightProduct <= args.weight.size(0);
+    if (graph.recompute != Recompute::kNone && light) {
+      y.set_made_again([args](Context& ctx) { return ops::linear_forward(ctx, args); });
+    }
+    args.x = {};
     graph.tape->record([to_x = x.gradient(), to_weight = weight.gradient(), to_bias = bias.gradient(),
-                        of_y = y.gradient(), args](Context& ctx) {
+                        of_y = y.gradient(), saved_x = x.saved(), args](Context& ctx) mutable {
       const Tensor grad_y = of_y.take();
       if (!grad_y.defined()) return;
-      const Tensor weight_into = to_weight.wanted() ? to_weight.writable(ctx) : Tensor{};
-      const Tensor bias_into = to_bias.wanted() ? to_bias.writable(ctx) : Tensor{};
-      const ops::LinearGrads grads = ops::linear_gradients(
-          ctx, args, grad_y, {to_x.wanted(), to_weight.wanted(), to_bias.wanted()}, weight_into, bias_into);
-      if (!weight_into.defined()) to_weight.add(ctx, grads.weight);
-      if (!bias_into.defined()) to_bias.add(ctx, grads.bias);
-      to_x.add(ctx, grads.x);
+      args.x = saved_x.get(ctx);
+      const ops::LinearTargets targets{target_of(ctx, to_x), target_of(ctx, to_weight), target_of(ctx, to_bias)};
+      const ops::LinearGrads grads = ops::linear_gradients(ctx, args, grad_y, targets);
+      if (!targets.weight.accumulate) to_weight.add(ctx, grads.weight);
+      if (!targets.bias.accumulate) to_bias.add(ctx, grads.bias);
+      if (!targets.x.accumulate) to_x.add(ctx, grads.x);
     });
   }
   return y;
@@ -76,6 +108,9 @@ Var norm(Graph& graph, const Var& x, const Var& weight, const Var& bias, const V
     if (summed.defined()) {  // keep the sum instead of both terms
       args.x = summed;
       args.residual = {};
+    }
+    if (graph.recompute != Recompute::kNone) {
+      y.set_made_again([args](Context& ctx) { return ops::norm_forward(ctx, args); });
     }
     graph.tape->record([to_x = x.gradient(), to_residual = residual.gradient(), to_weight = weight.gradient(),
                         to_bias = bias.gradient(), of_y = y.gradient(), of_sum = sum.gradient(), args,
@@ -125,12 +160,16 @@ Var causal_conv1d(Graph& graph, const Var& x, const Var& weight, const Var& bias
   Var y(ops::causal_conv1d_forward(graph.ctx, args, state_out != nullptr ? &last : nullptr), record);
   Var state(last, record);
   if (record) {
+    if (graph.recompute != Recompute::kNone) {
+      y.set_made_again([args](Context& ctx) { return ops::causal_conv1d_forward(ctx, args); });
+    }
     graph.tape->record([to_x = x.gradient(), to_weight = weight.gradient(), to_bias = bias.gradient(),
                         to_state = state_in.gradient(), of_y = y.gradient(), of_state = state.gradient(),
                         args](Context& ctx) {
       const Tensor grad_y = of_y.take(), grad_state = of_state.take();
       if (!grad_y.defined() && !grad_state.defined()) return;
-      const ops::CausalConv1dGrads grads = ops::causal_conv1d_backward(ctx, args, or_zeros(grad_y, args.x), grad_state);
+      const ops::CausalConv1dGrads grads =
+          ops::causal_conv1d_backward(ctx, args, or_zeros(grad_y, args.x), grad_state, to_x.place());
       to_weight.add(ctx, grads.weight);
       to_bias.add(ctx, grads.bias);
       to_state.add(ctx, grads.state_in);
@@ -164,20 +203,17 @@ Var selective_scan(Graph& graph, const SelectiveScanVars& v, bool dt_softplus, b
         record);
   Var state(last, record);
   if (record) {
-    graph.tape->record([v, of_y = y.gradient(), of_state = state.gradient(), args, saved](Context& ctx) {
+    args.u = args.dt = {};
+    const ScanGradients to{v.u.gradient(), v.dt.gradient(), v.A.gradient(),       v.B.gradient(),       v.C.gradient(),
+                           v.D.gradient(), v.z.gradient(),  v.dt_bias.gradient(), v.state_in.gradient()};
+    graph.tape->record([to, of_y = y.gradient(), of_state = state.gradient(), u = v.u.saved(), dt = v.dt.saved(), args,
+                        saved](Context& ctx) mutable {
       const Tensor grad_y = of_y.take(), grad_state = of_state.take();
       if (!grad_y.defined() && !grad_state.defined()) return;
-      const ops::SelectiveScanGrads grads =
-          ops::selective_scan_backward(ctx, args, saved, or_zeros(grad_y, args.u), grad_state);
-      v.u.accumulate_grad(ctx, grads.u);
-      v.dt.accumulate_grad(ctx, grads.dt);
-      v.A.accumulate_grad(ctx, grads.A);
-      v.B.accumulate_grad(ctx, grads.B);
-      v.C.accumulate_grad(ctx, grads.C);
-      v.D.accumulate_grad(ctx, grads.D);
-      v.z.accumulate_grad(ctx, grads.z);
-      v.dt_bias.accumulate_grad(ctx, grads.dt_bias);
-      v.state_in.accumulate_grad(ctx, grads.state_in);
+      args.u = u.get(ctx);
+      args.dt = dt.get(ctx);
+      to.add(ctx, ops::selective_scan_backward(ctx, args, saved, or_zeros(grad_y, args.u), grad_state,
+                                               {to.B.place(), to.C.place(), to.z.place()}));
     });
   }
   if (state_out != nullptr) *state_out = state;  // last: it may be the Var of state_in
@@ -189,24 +225,25 @@ std::vector<Var> split(Graph& graph, const Var& x, const std::vector<std::int64_
   check_equal("split", "sum of the parts", x.value().size(-1), std::accumulate(sizes.begin(), sizes.end(), 0LL));
   std::vector<Var> parts;
   std::vector<Gradient> of_parts;
+  const auto whole =
+      std::make_shared<WholeGradient>(WholeGradient{x.value().shape(), x.value().dtype(), x.value().device(), {}});
   std::int64_t begin = 0;
   for (const std::int64_t size : sizes) {
     parts.emplace_back(x.value().slice(-1, begin, begin + size), record);
     of_parts.push_back(parts.back().gradient());
+    if (record) of_parts.back().make_part_of(whole, begin);
     begin += size;
   }
   if (record) {
-    const Shape shape = x.value().shape();
-    graph.tape->record([to_x = x.gradient(), of_parts, sizes, shape, dtype = x.value().dtype(),
-                        device = x.value().device()](Context& ctx) {
-      const Tensor grad = Tensor::empty(shape, dtype, device);
-      std::int64_t at = 0;
-      for (std::size_t i = 0; i < sizes.size(); ++i) {
-        const Tensor into = grad.slice(-1, at, at + sizes[i]), part = of_parts[i].take();
-        part.defined() ? ops::copy(ctx, into, part) : into.fill(0);
-        at += sizes[i];
+    graph.tape->record([to_x = x.gradient(), of_parts, whole](Context& ctx) {
+      for (const Gradient& of_part : of_parts) {
+        const Tensor part = of_part.take(), into = of_part.place();
+        if (!part.defined())
+          into.fill(0);
+        else if (part.raw() != into.raw())  // else it was written where it belongs
+          ops::copy(ctx, into, part);
       }
-      to_x.add(ctx, grad);
+      to_x.add(ctx, std::exchange(whole->tensor, {}));
     });
   }
   return parts;

@@ -10,12 +10,38 @@ const Tensor& Var::value() const {
 
 Var::Var(Tensor value, bool requires_grad) {
   Gradient gradient(value.shape(), requires_grad);
-  node_ = std::make_shared<Node>(Node{std::move(value), std::move(gradient)});
+  node_ = std::make_shared<Node>(Node{std::move(value), std::move(gradient), {}});
 }
 
 void Var::set_value(Tensor value) const {
   node_->gradient.slot_->shape = value.shape();
   node_->value = std::move(value);
+}
+
+Saved Var::saved() const {
+  if (node_ == nullptr) return Saved(Tensor{});
+  return node_->made_again != nullptr ? *node_->made_again : Saved(node_->value);
+}
+
+const Tensor& Saved::get(Context& ctx) const {
+  if (!state_->tensor.defined() && state_->make) state_->tensor = state_->make(ctx);
+  return state_->tensor;
+}
+
+std::string_view recompute_name(Recompute recompute) {
+  switch (recompute) {
+    case Recompute::kNone: return "none";
+    case Recompute::kLight: return "light";
+    case Recompute::kLayer: break;
+  }
+  return "layer";
+}
+
+Recompute recompute_from_name(std::string_view name) {
+  for (const Recompute known : {Recompute::kNone, Recompute::kLight, Recompute::kLayer}) {
+    if (recompute_name(known) == name) return known;
+  }
+  refuse_value(ErrorCode::kInvalidArgument, "autograd", "recompute", "none, light or layer", std::string(name));
 }
 
 const Tensor& Gradient::tensor() const {
@@ -34,6 +60,18 @@ void Gradient::add(Context& ctx, const Tensor& tensor) const {
   } else {
     slot_->tensor = tensor;
   }
+}
+
+Tensor Gradient::place() const {
+  if (!wanted() || slot_->whole == nullptr || slot_->tensor.defined()) return {};
+  WholeGradient& whole = *slot_->whole;
+  if (!whole.tensor.defined()) whole.tensor = Tensor::empty(whole.shape, whole.dtype, whole.device);
+  return whole.tensor.slice(-1, slot_->first_column, slot_->first_column + slot_->shape[slot_->shape.rank() - 1]);
+}
+
+void Gradient::make_part_of(std::shared_ptr<WholeGradient> whole, std::int64_t first_column) const {
+  slot_->whole = std::move(whole);
+  slot_->first_column = first_column;
 }
 
 Tensor Gradient::writable(Context& ctx) const {

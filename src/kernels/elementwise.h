@@ -12,6 +12,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <span>
 
 #include "core/cuda.h"
 #include "kernels/view.h"
@@ -52,9 +53,9 @@ void scale(const Stream& stream, View<T, 2> x, float scale);
 void neg_exp(const Stream& stream, const float* x, float* y, std::int64_t n);
 template <class T>
 void multiply(const Stream& stream, const T* a, const T* b, T* y, std::int64_t n);
-// Adds to *sum, in device memory, in a fixed order.
+// Adds those of many tensors to *sum, in device memory, in a fixed order: two kernels for up to 160 tensors.
 template <class T>
-void sum_of_squares(const Stream& stream, View<const T, 2> x, double* sum);
+void sum_of_squares(const Stream& stream, std::span<const std::span<const T>> tensors, double* sum);
 template <class T>
 void dropout(const Stream& stream, const DropoutParams<T>& p);
 

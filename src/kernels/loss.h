@@ -14,14 +14,15 @@
 
 namespace coluber {
 
-template <class T>
+// G: of the gradient, T unless it is to be rounded to fewer bits.
+template <class T, class G = T>
 struct CrossEntropyRowsParams {
   std::int64_t rows = 0, v = 0;
   const T* logits = nullptr;  // (rows,v)
   std::int64_t ld = 0;
   const std::int32_t* targets = nullptr;  // (rows), -1 or in [0, v)
   double* loss = nullptr;                 // (rows), optional
-  T* grad = nullptr;                      // (rows,v), optional; may be logits
+  G* grad = nullptr;                      // (rows,v), optional; may be logits when G is T
   std::int64_t ldg = 0;
   double grad_scale = 1;
 };
@@ -34,9 +35,10 @@ void cross_entropy_rows(const CrossEntropyRowsParams<float>& params);
 
 namespace cuda {
 
-// T: float, bfloat16 or float16. `loss` is double, sums and exponentials are f32 with a compensated row sum.
-template <class T>
-void cross_entropy_rows(const Stream& stream, const CrossEntropyRowsParams<T>& params);
+// T: float, bfloat16 or float16; G: T, or for float any of them. `loss` is double, sums and exponentials are f32 with a
+// compensated row sum.
+template <class T, class G>
+void cross_entropy_rows(const Stream& stream, const CrossEntropyRowsParams<T, G>& params);
 
 }  // namespace cuda
 }  // namespace coluber

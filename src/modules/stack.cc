@@ -34,6 +34,26 @@ Tensor norm_step(Context& ctx, const Norm& norm, const Tensor& x, const Tensor& 
   return ops::norm_forward(ctx, args, residual_out);
 }
 
+// mixer.forward, kept for backward as graph.recompute says.
+Var run_mixer(Graph& graph, const Mamba& mixer, const Var& x, const Sequences& sequences, const MixerState* state_in,
+              MixerState* state_out) {
+  if (graph.recompute != Recompute::kLayer) return mixer.forward(graph, x, sequences, state_in, state_out);
+  const bool in = state_in != nullptr, out = state_out != nullptr;
+  const auto forward = [mixer, sequences, in, out](Graph& again, const std::vector<Var>& inputs) {
+    const MixerState from{inputs[1], inputs[2]};
+    MixerState to;
+    Graph whole = again;
+    whole.recompute = Recompute::kNone;
+    const Var y = mixer.forward(whole, inputs[0], sequences, in ? &from : nullptr, out ? &to : nullptr);
+    again.dropout_stream = whole.dropout_stream;
+    return std::vector<Var>{y, to.conv, to.ssm};
+  };
+  const std::vector<Var> outputs =
+      autograd::recomputed(graph, {x, in ? state_in->conv : Var{}, in ? state_in->ssm : Var{}}, forward);
+  if (out) *state_out = {outputs[1], outputs[2]};
+  return outputs[0];
+}
+
 ops::MambaStepArgs fused_step(const Norm& norm, const Mamba& mixer, const Tensor& x, const Tensor& residual,
                               const LayerState& state) {
   ops::MambaStepArgs args;
@@ -92,8 +112,8 @@ Var MambaStack::forward(Graph& graph, const Var& x, const Sequences& sequences, 
       residual = autograd::rounded(graph, residual, DType::kBF16);
     }
     MixerState next;
-    hidden = blocks_[i].mixer.forward(graph, normed, sequences, state_in != nullptr ? &(*state_in)[i] : nullptr,
-                                      state_out != nullptr ? &next : nullptr);
+    hidden = run_mixer(graph, blocks_[i].mixer, normed, sequences, state_in != nullptr ? &(*state_in)[i] : nullptr,
+                       state_out != nullptr ? &next : nullptr);
     if (state_out != nullptr) (*state_out)[i] = std::move(next);
     hidden = autograd::dropout(graph, hidden, config_.dropout);
   }

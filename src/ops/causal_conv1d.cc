@@ -146,7 +146,7 @@ Tensor causal_conv1d_forward(Context& ctx, const CausalConv1dArgs& args, Tensor*
 }
 
 CausalConv1dGrads causal_conv1d_backward(Context& ctx, const CausalConv1dArgs& args, const Tensor& grad_y,
-                                         const Tensor& grad_state_out) {
+                                         const Tensor& grad_state_out, const Tensor& grad_x_into) {
   const Prepared p = prepare(ctx, args);
   const DType dtype = args.x.dtype(), parameter = parameter_dtype(args.x);
   const Device device = args.x.device();
@@ -157,7 +157,9 @@ CausalConv1dGrads causal_conv1d_backward(Context& ctx, const CausalConv1dArgs& a
   auto make = [&](const Tensor& like) {
     return like.defined() ? Tensor::empty(like.shape(), like.dtype(), device) : Tensor{};
   };
-  CausalConv1dGrads grads{make(args.x), make(args.weight), make(args.bias), make(args.state_in)};
+  if (grad_x_into.defined()) check_target(kOp, "grad_x_into", grad_x_into, args.x);
+  CausalConv1dGrads grads{grad_x_into.defined() ? grad_x_into : make(args.x), make(args.weight), make(args.bias),
+                          make(args.state_in)};
   const Tensor gy = use_reference(ctx, dtype) ? grad_y : with_unit_stride(grad_y);
   auto run = [&](auto storage, auto parameter_type, auto&& kernel) {
     using T = decltype(storage);

@@ -49,10 +49,10 @@ Tensor checked_targets(std::string_view op, const Tensor& targets, std::int64_t 
   return targets.device() == device ? targets.contiguous() : flat.to(device);
 }
 
-template <class T>
-CrossEntropyRowsParams<T> rows_params(const Tensor& logits, const std::int32_t* targets, double* loss,
-                                      const Tensor& grad, double grad_scale) {
-  CrossEntropyRowsParams<T> p;
+template <class T, class G = T>
+CrossEntropyRowsParams<T, G> rows_params(const Tensor& logits, const std::int32_t* targets, double* loss,
+                                         const Tensor& grad, double grad_scale) {
+  CrossEntropyRowsParams<T, G> p;
   p.rows = logits.size(0);
   p.v = logits.size(1);
   p.logits = logits.data<T>();
@@ -60,20 +60,26 @@ CrossEntropyRowsParams<T> rows_params(const Tensor& logits, const std::int32_t* 
   p.targets = targets;
   p.loss = loss;
   if (grad.defined()) {
-    p.grad = grad.data<T>();
+    p.grad = grad.data<G>();
     p.ldg = grad.stride(0);
   }
   p.grad_scale = grad_scale;
   return p;
 }
 
-// Losses (rows) and, when `grad` is defined, gradients of all rows of a matrix of logits.
+// Losses (rows) and, when `grad` is defined, gradients of all rows of a matrix of logits. On a GPU those of f32 may be
+// asked for in 16 bits.
 void run_rows(Context& ctx, const Tensor& logits, const std::int32_t* targets, double* loss, const Tensor& grad,
               double grad_scale) {
   if (!logits.device().is_cpu()) {
-    with_storage(logits.dtype(), [&](auto storage) {
-      cuda::cross_entropy_rows(cuda::current_stream(logits.device().index),
-                               rows_params<decltype(storage)>(logits, targets, loss, grad, grad_scale));
+    const cuda::Stream stream = cuda::current_stream(logits.device().index);
+    const DType grad_dtype = grad.defined() ? grad.dtype() : logits.dtype();
+    with_storage(grad_dtype, [&](auto storage) {
+      using G = decltype(storage);
+      if (grad_dtype == logits.dtype())
+        cuda::cross_entropy_rows(stream, rows_params<G>(logits, targets, loss, grad, grad_scale));
+      else
+        cuda::cross_entropy_rows(stream, rows_params<float, G>(logits, targets, loss, grad, grad_scale));
     });
     return;
   }
@@ -140,7 +146,11 @@ LinearCrossEntropyOut linear_cross_entropy(Context& ctx, const LinearCrossEntrop
   const std::int64_t tokens = args.x.size(0), m = args.x.size(1), v = args.weight.size(0);
   LinearCrossEntropyOut out;
   const Tensor ids = checked_targets(kOp, args.targets, tokens, v, device, &out.num_tokens);
-  const Tensor x = as_matrix(args.x), weight = as_matrix(args.weight), bias = bias_like(args.bias, args.x);
+  const Tensor x = as_matrix(args.x), bias = bias_like(args.bias, args.x);
+  // On a GPU W is rounded once for all tiles, and gradients of logits as they are written.
+  const DType factor = device.is_cpu() ? parameter : dtype_size(dtype) == 2 ? dtype : args.compute;
+  const bool few = device.is_cpu() || tokens <= kSkinnyRows;
+  const Tensor weight = as_matrix(few ? args.weight : args.weight.to(factor));
   if (want_grad) {
     out.grad_x = Tensor::empty({tokens, m}, dtype, device);
     out.grad_weight = Tensor::empty({v, m}, parameter, device);
@@ -155,16 +165,16 @@ LinearCrossEntropyOut linear_cross_entropy(Context& ctx, const LinearCrossEntrop
   const double scale = out.num_tokens == 0 ? 0 : 1 / static_cast<double>(out.num_tokens);
   const std::int64_t step = tile_tokens(v, device);
   const Tensor tile = v == 0 ? Tensor() : Tensor::empty({std::min(step, tokens), v}, parameter, device);
+  Tensor grad_tile;  // the tile itself, unless its gradients are rounded
+  if (want_grad && v > 0) grad_tile = factor == parameter ? tile : Tensor::empty(tile.shape(), factor, device);
   for (std::int64_t begin = 0; begin < tokens && v > 0; begin += step) {
     const std::int64_t end = std::min(begin + step, tokens);
     const Tensor logits = tile.slice(0, 0, end - begin), x_tile = x.slice(0, begin, end);
+    const Tensor grad = want_grad ? grad_tile.slice(0, 0, end - begin) : Tensor();
     matrix_forward(ctx, x_tile, weight, bias, args.compute, logits);
-    run_rows(ctx, logits, ids.data<std::int32_t>() + begin, losses.data<double>() + begin,
-             want_grad ? logits : Tensor(), scale);
+    run_rows(ctx, logits, ids.data<std::int32_t>() + begin, losses.data<double>() + begin, grad, scale);
     if (!want_grad) continue;
-    if (bias.defined()) matrix_grad_bias(ctx, logits, out.grad_bias, begin > 0);
-    // On a GPU rounded once for both products, instead of in each.
-    const Tensor grad = device.is_cpu() ? logits : logits.to(dtype_size(dtype) == 2 ? dtype : args.compute);
+    if (bias.defined()) matrix_grad_bias(ctx, grad, out.grad_bias, begin > 0);
     matrix_grad_x(ctx, grad, weight, args.compute, out.grad_x.slice(0, begin, end));
     matrix_grad_weight(ctx, grad, x_tile, args.compute, out.grad_weight, begin > 0);
   }

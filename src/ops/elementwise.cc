@@ -1,6 +1,8 @@
 // add_inplace, scale_inplace and sum_of_squares: checks, layouts and the choice of kernel.
 #include "kernels/elementwise.h"
 
+#include <vector>
+
 #include "coluber/ops.h"
 #include "kernels/reference/elementwise.h"
 #include "ops/linear.h"
@@ -98,21 +100,43 @@ double sum_of_squares(Context& ctx, const Tensor& x) {
   return sum_of_squares(ctx, std::span(&x, 1));
 }
 
+namespace {
+
+// Of tensors on one GPU: one wait, however many there are.
+double device_sum_of_squares(const std::vector<Tensor>& tensors) {
+  const Device device = tensors.front().device();
+  const Tensor sum = Tensor::zeros({}, DType::kF64, device);
+  std::vector<Tensor> kept;  // copies of those with gaps
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    with_storage(dtype, [&](auto storage) {
+      using T = decltype(storage);
+      std::vector<std::span<const T>> spans;
+      for (const Tensor& x : tensors) {
+        check_device("sum_of_squares", "x", x, device);
+        if (x.dtype() != dtype) continue;
+        const Tensor& whole = kept.emplace_back(x.contiguous());
+        spans.emplace_back(whole.data<T>(), static_cast<std::size_t>(whole.numel()));
+      }
+      cuda::sum_of_squares<T>(cuda::current_stream(device.index), spans, sum.data<double>());
+    });
+  }
+  return sum.at({});
+}
+
+}  // namespace
+
 double sum_of_squares(Context& ctx, std::span<const Tensor> tensors) {
   double sum = 0;
-  Tensor device_sum;  // of those on a GPU, read once at the end: one wait, however many there are
+  std::vector<Tensor> on_device;
   for (const Tensor& x : tensors) {
     check_float("sum_of_squares", "x", x);
     if (x.numel() == 0) continue;
-    const Tensor rows = rows_of(x);
     if (!x.device().is_cpu()) {
-      if (!device_sum.defined()) device_sum = Tensor::zeros({}, DType::kF64, x.device());
-      check_device("sum_of_squares", "x", x, device_sum.device());
-      with_storage(x.dtype(), [&](auto storage) {
-        cuda::sum_of_squares(cuda::current_stream(x.device().index), view_of<const decltype(storage), 2>(rows),
-                             device_sum.data<double>());
-      });
-    } else if (x.dtype() == DType::kF64) {
+      on_device.push_back(x);
+      continue;
+    }
+    const Tensor rows = rows_of(x);
+    if (x.dtype() == DType::kF64) {
       sum += reference::sum_of_squares(view_of<const double, 2>(rows));
     } else if (takes_reference(ctx, x.dtype())) {
       sum += reference::sum_of_squares(view_of<const float, 2>(rows));
@@ -120,7 +144,7 @@ double sum_of_squares(Context& ctx, std::span<const Tensor> tensors) {
       sum += cpu::sum_of_squares(ctx.threads(), ctx.scratch(), view_of<const float, 2>(rows));
     }
   }
-  return device_sum.defined() ? sum + device_sum.at({}) : sum;
+  return on_device.empty() ? sum : sum + device_sum_of_squares(on_device);
 }
 
 }  // namespace coluber::ops

@@ -150,9 +150,15 @@ void matrix_forward(Context& ctx, const Tensor& x, const Tensor& weight, const T
   cpu::linear_forward(ctx.threads(), ctx.scratch(), p);
 }
 
-void matrix_grad_x(Context& ctx, const Tensor& grad_y, const Tensor& weight, DType compute, const Tensor& grad_x) {
+void matrix_grad_x(Context& ctx, const Tensor& grad_y, const Tensor& weight, DType compute, const Tensor& grad_x,
+                   bool accumulate) {
   if (!grad_y.device().is_cpu()) {
-    return device_product(grad_y, false, weight, false, factor_dtype(grad_y, compute), grad_x);
+    return device_product(grad_y, false, weight, false, factor_dtype(grad_y, compute), grad_x, accumulate);
+  }
+  if (accumulate) {
+    const Tensor more = Tensor::empty(grad_x.shape(), grad_x.dtype());
+    matrix_grad_x(ctx, grad_y, weight, compute, more);
+    return add_inplace(ctx, grad_x, more);
   }
   if (takes_reference(ctx, grad_y.dtype())) {
     const Tensor g = reference_factor(grad_y, grad_y.dtype(), compute);
@@ -241,11 +247,32 @@ Tensor linear_forward(Context& ctx, const LinearArgs& args) {
 
 LinearGrads linear_backward(Context& ctx, const LinearArgs& args, const Tensor& grad_y, bool want_grad_x,
                             const Tensor& grad_weight_into, const Tensor& grad_bias_into) {
-  return linear_gradients(ctx, args, grad_y, {want_grad_x, true, true}, grad_weight_into, grad_bias_into);
+  return linear_gradients(ctx, args, grad_y,
+                          {{want_grad_x, {}, false},
+                           {true, grad_weight_into, grad_weight_into.defined()},
+                           {true, grad_bias_into, grad_bias_into.defined()}});
 }
 
-LinearGrads linear_gradients(Context& ctx, const LinearArgs& args, const Tensor& grad_y, const LinearWants& wants,
-                             const Tensor& grad_weight_into, const Tensor& grad_bias_into) {
+namespace {
+
+// Memory of a gradient: the target's when it has some that fits, else its own.
+Tensor memory_of(std::string_view name, const GradientTarget& target, const Shape& shape, DType dtype, Device device,
+                 bool strided) {
+  if (!target.into.defined()) return Tensor::empty(shape, dtype, device);
+  check_dtype(kOp, name, target.into, dtype);
+  check_device(kOp, name, target.into, device);
+  const bool fits = strided ? as_matrix(target.into).raw() == target.into.raw() : target.into.is_contiguous();
+  if (!(target.into.shape() == shape) || !fits) {
+    refuse_value(ErrorCode::kInvalidArgument, kOp, name,
+                 join(strided ? "rows at one distance" : "contiguous", ", shape ", shape.to_string()),
+                 target.into.shape().to_string());
+  }
+  return target.into;
+}
+
+}  // namespace
+
+LinearGrads linear_gradients(Context& ctx, const LinearArgs& args, const Tensor& grad_y, const LinearTargets& targets) {
   check_linear(kOp, args.x, args.weight, args.bias, args.compute);
   const DType dtype = args.x.dtype(), parameter = parameter_dtype(args.x);
   const Device device = args.x.device();
@@ -257,34 +284,23 @@ LinearGrads linear_gradients(Context& ctx, const LinearArgs& args, const Tensor&
   }
   check_dtype(kOp, "grad_y", grad_y, dtype);
   check_device(kOp, "grad_y", grad_y, device);
-  auto check_into = [&](std::string_view name, const Tensor& into, const Shape& expected) {
-    if (!into.defined()) return;
-    check_dtype(kOp, name, into, parameter);
-    check_device(kOp, name, into, device);
-    if (!(into.shape() == expected) || !into.is_contiguous()) {
-      refuse_value(ErrorCode::kInvalidArgument, kOp, name, "contiguous, shape " + expected.to_string(),
-                   into.shape().to_string());
-    }
-  };
-  check_into("grad_weight_into", grad_weight_into, args.weight.shape());
-  check_into("grad_bias_into", grad_bias_into, {args.weight.size(0)});
-
   const Tensor x = as_matrix(args.x), g = as_matrix(grad_y);
-  LinearGrads grads;
-  if (wants.x) {
-    grads.x = Tensor::empty(args.x.shape(), dtype, device);
-    if (grads.x.numel() > 0) matrix_grad_x(ctx, g, as_matrix(args.weight), args.compute, as_matrix(grads.x));
+  LinearGrads grads;  // all targets are checked before any is written
+  if (targets.x.wanted) grads.x = memory_of("grad_x_into", targets.x, args.x.shape(), dtype, device, true);
+  if (targets.weight.wanted) {
+    grads.weight = memory_of("grad_weight_into", targets.weight, args.weight.shape(), parameter, device, false);
   }
-  if (wants.weight) {
-    grads.weight =
-        grad_weight_into.defined() ? grad_weight_into : Tensor::empty(args.weight.shape(), parameter, device);
-    if (grads.weight.numel() > 0)
-      matrix_grad_weight(ctx, g, x, args.compute, as_matrix(grads.weight), grad_weight_into.defined());
+  if (targets.bias.wanted && (args.bias.defined() || targets.bias.into.defined())) {
+    grads.bias = memory_of("grad_bias_into", targets.bias, {args.weight.size(0)}, parameter, device, false);
   }
-  if (wants.bias && args.bias.defined()) {
-    grads.bias = grad_bias_into.defined() ? grad_bias_into : Tensor::empty({args.weight.size(0)}, parameter, device);
-    matrix_grad_bias(ctx, g, grads.bias, grad_bias_into.defined());
+  if (grads.x.defined() && grads.x.numel() > 0) {
+    matrix_grad_x(ctx, g, as_matrix(args.weight), args.compute, as_matrix(grads.x), targets.x.accumulate);
   }
+  if (grads.weight.defined() && grads.weight.numel() > 0) {
+    matrix_grad_weight(ctx, g, x, args.compute, as_matrix(grads.weight), targets.weight.accumulate);
+  }
+  if (!args.bias.defined()) grads.bias = {};
+  if (grads.bias.defined()) matrix_grad_bias(ctx, g, grads.bias, targets.bias.accumulate);
   return grads;
 }
 

@@ -29,17 +29,22 @@ Tensor bias_like(const Tensor& bias, const Tensor& x);
 // Matrices as from as_matrix, results too. `accumulate` adds to the result instead of overwriting it.
 void matrix_forward(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, DType compute,
                     const Tensor& y);
-void matrix_grad_x(Context& ctx, const Tensor& grad_y, const Tensor& weight, DType compute, const Tensor& grad_x);
+void matrix_grad_x(Context& ctx, const Tensor& grad_y, const Tensor& weight, DType compute, const Tensor& grad_x,
+                   bool accumulate = false);
 void matrix_grad_weight(Context& ctx, const Tensor& grad_y, const Tensor& x, DType compute, const Tensor& grad_weight,
                         bool accumulate);
 void matrix_grad_bias(Context& ctx, const Tensor& grad_y, const Tensor& grad_bias, bool accumulate);
 
-// linear_backward without what nobody asks for: the gradient of a frozen weight costs as much as that of x. An
-// undefined bias has none.
-struct LinearWants {
-  bool x = true, weight = true, bias = true;
+// linear_backward without what nobody asks for, since the gradient of a frozen weight costs as much as that of x, and
+// with a say where gradients go. An undefined bias has none.
+struct GradientTarget {
+  bool wanted = true;
+  Tensor into;              // of x: rows may be strided; undefined: memory of its own
+  bool accumulate = false;  // adds to `into` instead of overwriting it
 };
-LinearGrads linear_gradients(Context& ctx, const LinearArgs& args, const Tensor& grad_y, const LinearWants& wants,
-                             const Tensor& grad_weight_into, const Tensor& grad_bias_into);
+struct LinearTargets {
+  GradientTarget x, weight, bias;
+};
+LinearGrads linear_gradients(Context& ctx, const LinearArgs& args, const Tensor& grad_y, const LinearTargets& targets);
 
 }  // namespace coluber::ops

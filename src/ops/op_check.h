@@ -58,6 +58,17 @@ inline void check_device(std::string_view op, std::string_view what, const Tenso
                device_name(t.device()), "move it with to(device)");
 }
 
+// Memory of the caller that a gradient is written to: like its tensor, the last axis without gaps.
+inline void check_target(std::string_view op, std::string_view what, const Tensor& target, const Tensor& like) {
+  const bool unit = target.rank() > 0 && (target.size(-1) <= 1 || target.stride(-1) == 1);
+  if (!(target.shape() == like.shape()) || !unit) {
+    refuse_value(ErrorCode::kInvalidArgument, op, what,
+                 join("shape ", like.shape().to_string(), ", the last axis without gaps"), target.shape().to_string());
+  }
+  check_dtype(op, what, target, like.dtype());
+  check_device(op, what, target, like.device());
+}
+
 // The plain loops are for the CPU: who suspects a kernel of a GPU compares with them there.
 inline void check_algorithm(std::string_view op, const Context& ctx, Device device) {
   if (device.is_cpu() || ctx.algorithm() == Algorithm::kAuto) return;

@@ -1,6 +1,8 @@
 // AdamW: checks and the choice of kernel.
 #include "kernels/optimizer.h"
 
+#include <vector>
+
 #include "coluber/ops.h"
 #include "kernels/reference/optimizer.h"
 #include "ops/linear.h"
@@ -38,39 +40,61 @@ void check_contiguous(std::string_view name, const Tensor& t) {
   refuse_value(ErrorCode::kInvalidArgument, kOp, name, "a contiguous tensor", "strides " + t.strides().to_string());
 }
 
+void check_tensors(const AdamWTensors& t) {
+  if (!t.param.defined()) refuse_value(ErrorCode::kInvalidArgument, kOp, "param", "a tensor", "no tensor");
+  if (t.param.dtype() != DType::kF32 && t.param.dtype() != DType::kF64) {
+    refuse_value(ErrorCode::kInvalidArgument, kOp, "dtype of param", "f32 or f64", dtype_name(t.param.dtype()));
+  }
+  if (!t.param.device().is_cpu()) check_dtype(kOp, "param", t.param, DType::kF32);
+  check_like("grad", t.grad, t.param);
+  check_like("exp_avg", t.exp_avg, t.param);
+  check_like("exp_avg_sq", t.exp_avg_sq, t.param);
+  check_contiguous("param", t.param);
+  check_contiguous("exp_avg", t.exp_avg);
+  check_contiguous("exp_avg_sq", t.exp_avg_sq);
+}
+
+template <class T>
+AdamWParams<T> to_params(const AdamWArgs& args, const AdamWTensors& t, const Tensor& grad) {
+  return {t.param.numel(),   args.lr,        args.beta1,          args.beta2,
+          args.eps,          t.weight_decay, args.grad_scale,     args.step,
+          t.param.data<T>(), grad.data<T>(), t.exp_avg.data<T>(), t.exp_avg_sq.data<T>()};
+}
+
+void step_on_cpu(Context& ctx, const AdamWArgs& args, const AdamWTensors& t) {
+  const Tensor grad = t.grad.contiguous();
+  if (t.param.dtype() == DType::kF64) return reference::adamw_step(to_params<double>(args, t, grad));
+  const AdamWParams<float> params = to_params<float>(args, t, grad);
+  takes_reference(ctx, DType::kF32) ? reference::adamw_step(params) : cpu::adamw_step(ctx.threads(), params);
+}
+
 }  // namespace
+
+void adamw_step(Context& ctx, const AdamWArgs& args, std::span<const AdamWTensors> tensors) {
+  check_options(args);
+  if (tensors.empty()) return;
+  for (const AdamWTensors& t : tensors) {  // all before any is changed
+    check_number("weight_decay", t.weight_decay, t.weight_decay >= 0, "0 or more");
+    check_tensors(t);
+    check_device(kOp, "param", t.param, tensors.front().param.device());
+  }
+  const Device device = tensors.front().param.device();
+  if (device.is_cpu()) {
+    for (const AdamWTensors& t : tensors) step_on_cpu(ctx, args, t);
+    return;
+  }
+  std::vector<Tensor> grads;  // kept until the launch
+  std::vector<AdamWParams<float>> all;
+  for (const AdamWTensors& t : tensors) {
+    all.push_back(to_params<float>(args, t, grads.emplace_back(t.grad.contiguous())));
+  }
+  cuda::adamw_step(cuda::current_stream(device.index), all.data(), static_cast<std::int64_t>(all.size()));
+}
 
 void adamw_step(Context& ctx, const AdamWArgs& args, const Tensor& param, const Tensor& grad, const Tensor& exp_avg,
                 const Tensor& exp_avg_sq) {
-  check_options(args);
-  if (!param.defined()) refuse_value(ErrorCode::kInvalidArgument, kOp, "param", "a tensor", "no tensor");
-  if (param.dtype() != DType::kF32 && param.dtype() != DType::kF64) {
-    refuse_value(ErrorCode::kInvalidArgument, kOp, "dtype of param", "f32 or f64", dtype_name(param.dtype()));
-  }
-  check_like("grad", grad, param);
-  check_like("exp_avg", exp_avg, param);
-  check_like("exp_avg_sq", exp_avg_sq, param);
-  check_contiguous("param", param);
-  check_contiguous("exp_avg", exp_avg);
-  check_contiguous("exp_avg_sq", exp_avg_sq);
-  const Tensor g = grad.contiguous();
-  auto params = [&](auto zero) {
-    using T = decltype(zero);
-    return AdamWParams<T>{param.numel(),   args.lr,           args.beta1,        args.beta2,
-                          args.eps,        args.weight_decay, args.grad_scale,   args.step,
-                          param.data<T>(), g.data<T>(),       exp_avg.data<T>(), exp_avg_sq.data<T>()};
-  };
-  if (!param.device().is_cpu()) {
-    check_dtype(kOp, "param", param, DType::kF32);
-    const AdamWParams<float> one = params(0.0f);
-    cuda::adamw_step(cuda::current_stream(param.device().index), &one, 1);
-  } else if (param.dtype() == DType::kF64) {
-    reference::adamw_step(params(0.0));
-  } else if (takes_reference(ctx, DType::kF32)) {
-    reference::adamw_step(params(0.0f));
-  } else {
-    cpu::adamw_step(ctx.threads(), params(0.0f));
-  }
+  const AdamWTensors one{param, grad, exp_avg, exp_avg_sq, args.weight_decay};
+  adamw_step(ctx, args, std::span(&one, 1));
 }
 
 }  // namespace coluber::ops

@@ -252,7 +252,8 @@ Tensor selective_scan_forward(Context& ctx, const SelectiveScanArgs& args, Tenso
 }
 
 SelectiveScanGrads selective_scan_backward(Context& ctx, const SelectiveScanArgs& args, const SelectiveScanSaved& saved,
-                                           const Tensor& grad_y, const Tensor& grad_state_out) {
+                                           const Tensor& grad_y, const Tensor& grad_state_out,
+                                           const SelectiveScanTargets& into) {
   const Prepared p = prepare(ctx, args);
   const DType dtype = args.u.dtype(), parameter = parameter_dtype(args.u);
   const Device device = args.u.device();
@@ -266,8 +267,22 @@ SelectiveScanGrads selective_scan_backward(Context& ctx, const SelectiveScanArgs
     if (!like.defined()) return Tensor{};
     return p.reference ? Tensor::zeros(like.shape(), like.dtype()) : Tensor::empty(like.shape(), like.dtype(), device);
   };
-  SelectiveScanGrads grads{make(args.u), make(args.dt), make(args.A),       make(args.B),       make(args.C),
-                           make(args.D), make(args.z),  make(args.dt_bias), make(args.state_in)};
+  auto place = [&](std::string_view name, const Tensor& target, const Tensor& like) {
+    if (!target.defined()) return make(like);
+    check_target(kOp, name, target, like);
+    check_equal(kOp, "numbers of a state where a target is given", 1, p.x.elems);
+    if (p.reference) target.fill(0);
+    return target;
+  };
+  SelectiveScanGrads grads{make(args.u),
+                           make(args.dt),
+                           make(args.A),
+                           place("target of B", into.B, args.B),
+                           place("target of C", into.C, args.C),
+                           make(args.D),
+                           place("target of z", into.z, args.z),
+                           make(args.dt_bias),
+                           make(args.state_in)};
   auto run = [&](auto storage, auto parameter_type, auto&& kernel) {
     using T = decltype(storage);
     using P = decltype(parameter_type);

@@ -37,8 +37,8 @@ std::int64_t peak_of(Device device, Work&& work) {
 
 }  // namespace
 
-// Bytes that a pass over the whole batch will take: a + c tokens, from passes over two small parts.
-std::int64_t Trainer::Impl::predict_pass_bytes(const Batch& batch) {
+// What a pass over a batch takes, a + c tokens, from passes over two small parts.
+Trainer::Impl::PassBytes Trainer::Impl::predict_pass_bytes(const Batch& batch) {
   const std::int64_t b = batch.ids.size(0), l = batch.ids.size(1);
   const auto pass_bytes = [&](std::int64_t length) {
     Batch part{cut(batch.ids, 1, length), cut(batch.targets, 1, length), {}};
@@ -50,21 +50,28 @@ std::int64_t Trainer::Impl::predict_pass_bytes(const Batch& batch) {
   std::array<std::int64_t, 2> tokens = {std::min<std::int64_t>(l, 32), std::min<std::int64_t>(l, 128)}, bytes{};
   pass_bytes(tokens[0]);  // scratch memory that stays comes into being
   for (std::size_t i = 0; i < 2; ++i) bytes[i] = pass_bytes(tokens[i]);
-  if (tokens[0] == tokens[1]) return bytes[1] * b;
+  const double whole = static_cast<double>(bytes[1]);
+  if (tokens[0] == tokens[1]) return {0, whole / static_cast<double>(l)};
   const double slope = static_cast<double>(bytes[1] - bytes[0]) / static_cast<double>(tokens[1] - tokens[0]);
-  return bytes[1] + static_cast<std::int64_t>(slope * static_cast<double>(b * l - tokens[1]));
+  return {whole - slope * static_cast<double>(tokens[1]), slope};
 }
 
 void Trainer::Impl::refuse_what_does_not_fit(const Batch& batch, std::int64_t available_bytes) {
   if (available_bytes <= 0 || batch.sequences.cu_seqlens.defined()) return;
-  const std::int64_t need = predict_pass_bytes(batch);
+  const PassBytes pass = predict_pass_bytes(batch);
+  const std::int64_t b = batch.ids.size(0), l = batch.ids.size(1);
+  const auto need = static_cast<std::int64_t>(pass.fixed + pass.of_token * static_cast<double>(b * l));
   if (need <= available_bytes) return;
+  const double tokens = (static_cast<double>(available_bytes) - pass.fixed) / std::max(pass.of_token, 1.0);
+  const auto fit = static_cast<std::int64_t>(std::clamp(tokens, 0.0, static_cast<double>(b * l)));
+  const std::string smaller = fit >= l ? join("a batch of ", fit / l, " would fit, with more gradient accumulation")
+                                       : join("one sequence of ", fit, " tokens would fit");
   const std::int64_t live = memory_stats(model.device()).live_bytes;
   refuse_value(ErrorCode::kOutOfMemory, "train", "free memory",
-               join(mebibytes(need), " for gradients and activations of a batch of ", batch.ids.size(0), " x ",
-                    batch.ids.size(1), " tokens, beside ", mebibytes(live), " of model and optimiser"),
+               join(mebibytes(need), " for gradients and activations of a batch of ", b, " x ", l, " tokens, beside ",
+                    mebibytes(live), " of model and optimiser"),
                mebibytes(available_bytes),
-               "activations grow with batch times length: take fewer rows and more gradient accumulation");
+               options.recompute == Recompute::kLayer ? smaller : smaller + ", and recompute = layer needs less");
 }
 
 // Evaluates one held-out batch: sets eval_seconds of all, returns the bytes it took.

@@ -99,6 +99,7 @@ Trainer::Impl::Pass Trainer::Impl::accumulate_gradients(const std::vector<Batch>
     const double share = total > 0 ? static_cast<double>(counted[i]) / static_cast<double>(total) : 0;
     Tape tape;
     Graph graph{ctx, &tape, true, options.compute, state.seed};
+    graph.recompute = options.recompute;
     graph.dropout_stream = (static_cast<std::uint64_t>(first_index) + i) * kDropoutsPerBatch;
     const Var loss = model.loss(graph, batch.ids, batch.targets, batch.sequences);
     const double value = loss.value().at({});

@@ -78,12 +78,14 @@ void AdamW::update(Context& ctx, double lr, double grad_scale, double weight_dec
   args.eps = options_.eps;
   args.grad_scale = grad_scale;
   args.step = step;
+  std::vector<ops::AdamWTensors> tensors;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const Var& var = parameters_[i].var;
     if (!var.grad().defined()) continue;  // nothing depended on it in this step
-    args.weight_decay = parameters_[i].weight_decay ? weight_decay : 0;
-    ops::adamw_step(ctx, args, var.value(), var.grad(), moments_[i].exp_avg, moments_[i].exp_avg_sq);
+    tensors.push_back({var.value(), var.grad(), moments_[i].exp_avg, moments_[i].exp_avg_sq,
+                       parameters_[i].weight_decay ? weight_decay : 0});
   }
+  ops::adamw_step(ctx, args, tensors);
 }
 
 void AdamW::drop_gradients() const {

@@ -30,7 +30,10 @@ struct Trainer::Impl {
   Pass accumulate_gradients(const std::vector<Batch>& batches, std::int64_t first_index);
   std::vector<Batch> batches_of_step() const;
 
-  std::int64_t predict_pass_bytes(const Batch& batch);
+  struct PassBytes {
+    double fixed = 0, of_token = 0;
+  };
+  PassBytes predict_pass_bytes(const Batch& batch);
   std::int64_t measure_evaluation();
   LossSum evaluate_batch(const Batch& batch) const;
   void refuse_what_does_not_fit(const Batch& batch, std::int64_t available_bytes);

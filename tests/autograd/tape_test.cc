@@ -145,6 +145,24 @@ TEST_F(TapeTest, AnUndefinedVarHasNeitherValueNorGradient) {
   EXPECT_FALSE(nothing.defined() || nothing.value().defined() || nothing.requires_grad() || nothing.grad().defined());
 }
 
+// Parts of a split write their gradients where the whole one is: the same numbers as by copies, whoever comes first.
+TEST_F(TapeTest, PartsOfASplitWriteTheWholeGradient) {
+  const Var whole(random_tensor({2, 9, 10}, DType::kF64, 1), true), weight(random_tensor({3, 4}, DType::kF64, 2));
+  const std::vector<Var> parts = autograd::split(graph_, whole, {4, 1, 5});
+  const Var y = autograd::linear(graph_, parts[0], weight), again = autograd::linear(graph_, parts[0], weight);
+  const Tensor g = random_tensor({2, 9, 3}, DType::kF64, 3), h = random_tensor({2, 9, 5}, DType::kF64, 4);
+  y.set_grad(g);
+  again.set_grad(g);
+  parts[2].set_grad(h);
+  tape_.backward_from_grads(ctx_);
+  const Tensor once = ops::linear_backward(ctx_, {parts[0].value(), weight.value(), {}, DType::kF32, {}}, g).x;
+  ops::scale_inplace(ctx_, once, 2);
+  EXPECT_LE(max_error(whole.grad().slice(-1, 0, 4), once), 1e-15);
+  EXPECT_TRUE(same_bits(whole.grad().slice(-1, 4, 5).contiguous(), Tensor::zeros({2, 9, 1}, DType::kF64)));
+  EXPECT_TRUE(same_bits(whole.grad().slice(-1, 5, 10).contiguous(), h));
+  EXPECT_FALSE(parts[0].grad().defined());
+}
+
 // --- memory ----------------------------------------------------------------------------------------------------------
 // 64 sums of 1 MiB: no sum's value is needed to reverse it, so none is kept once the next stands.
 TEST_F(TapeTest, OutputsThatBackwardDoesNotReadAreNotKept) {

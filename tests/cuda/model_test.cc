@@ -169,6 +169,34 @@ TEST_F(CudaModel, SameBitsTwice) {
   }
 }
 
+// Graph::recompute in bf16: the gradients of all parameters keep their bits.
+TEST_F(CudaModel, RecomputingChangesNoBit) {
+  std::vector<Tensor> kept;
+  std::int64_t most = 0;
+  const Tensor ids = random_ids({4, 513}, 101, 2);
+  for (const Recompute recompute : {Recompute::kNone, Recompute::kLight, Recompute::kLayer}) {
+    for (const Parameter& parameter : gpu_.parameters()) parameter.var.set_grad({});
+    Tape tape;
+    Graph graph{ctx_, &tape, true, DType::kBF16};
+    graph.recompute = recompute;
+    const std::int64_t before = memory_stats(kGpu).live_bytes;
+    const Var loss = gpu_.loss(graph, ids.slice(1, 0, 512).contiguous(), ids.slice(1, 1, 513).contiguous());
+    const std::int64_t live = memory_stats(kGpu).live_bytes - before;
+    tape.backward(ctx_, loss);
+    const Parameters parameters = gpu_.parameters();
+    if (recompute == Recompute::kNone) {
+      for (const Parameter& parameter : parameters) kept.push_back(parameter.var.grad().to(kCpuDevice));
+      most = live;
+      continue;
+    }
+    EXPECT_LT(live, recompute == Recompute::kLight ? most * 9 / 10 : most / 2);
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      EXPECT_TRUE(same_bits(parameters[i].var.grad().to(kCpuDevice), kept[i]))
+          << parameters[i].name << " " << recompute_name(recompute);
+    }
+  }
+}
+
 // A language that can be learnt: each id follows from the one before.
 Batch batch_of(std::int64_t i) {
   const Tensor ids = random_ids({4, 33}, 101, static_cast<std::uint64_t>(i) + 10);
@@ -193,6 +221,16 @@ std::vector<double> train(Context& ctx, const Model& model, std::int64_t steps, 
   callbacks.on_step = [&](const StepReport& report) { losses.push_back(report.loss); };
   Trainer(ctx, model, batch_of, training_of(steps, compute), {}, callbacks).run();
   return losses;
+}
+
+// The third step of a training finds all its memory in the cache.
+TEST_F(CudaModel, StepsAllocateNothing) {
+  Trainer trainer(ctx_, gpu_, batch_of, training_of(8, DType::kBF16));
+  const auto held = [] { return memory_stats(kGpu).live_bytes + memory_stats(kGpu).cached_bytes; };
+  for (int i = 0; i < 2; ++i) trainer.step();
+  const std::int64_t before = held();
+  for (int i = 0; i < 3; ++i) trainer.step();
+  EXPECT_EQ(held(), before);
 }
 
 TEST_F(CudaModel, ResumedIsUninterrupted) {

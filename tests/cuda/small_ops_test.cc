@@ -1,4 +1,6 @@
 // Elementwise kernels, embedding, cross entropy and AdamW on a GPU.
+#include <algorithm>
+#include <span>
 #include <vector>
 
 #include "kernels/elementwise.h"
@@ -71,8 +73,14 @@ TEST_F(SmallOpsCuda, SumOfSquaresAddsUp) {
     for (std::int64_t columns : {1, 100, 70001}) {
       for (const Numbers& x : layouts(13, columns, dtype_of<T>::value, 1)) {
         const Tensor sum = Tensor::full({1}, 0.5, DType::kF64, kGpu), again = Tensor::full({1}, 0.5, DType::kF64, kGpu);
-        cuda::sum_of_squares(stream(), view_of<const T, 2>(x.device), sum.data<double>());
-        cuda::sum_of_squares(stream(), view_of<const T, 2>(x.device), again.data<double>());
+        std::vector<std::span<const T>> rows;  // more than a launch takes, some of nothing, some at odd addresses
+        for (std::int64_t i = 0; i < 169; ++i) {
+          const std::int64_t begin = columns * (i / 13) / 13, end = columns * (i / 13 + 1) / 13;
+          rows.emplace_back(x.device.select(0, i % 13).data<T>() + begin, static_cast<std::size_t>(end - begin));
+        }
+        std::reverse(rows.begin() + 5, rows.end());
+        cuda::sum_of_squares<T>(stream(), rows, sum.data<double>());
+        cuda::sum_of_squares<T>(stream(), rows, again.data<double>());
         const double expected = 0.5 + reference::sum_of_squares(view_of<const double, 2>(x.exact));
         EXPECT_NEAR(sum.at({0}), expected, 1e-12 * expected);
         EXPECT_EQ(sum.at({0}), again.at({0}));
@@ -233,6 +241,28 @@ TEST_F(SmallOpsCuda, CrossEntropyAndItsGradient) {
       EXPECT_TRUE(same_bits(x.device.to(kCpuDevice), grad.device.to(kCpuDevice))) << "in place";
     }
   });
+}
+
+// f32 logits whose gradient is stored in 16 bits: that of f32, rounded once.
+template <class G>
+void expect_rounded_gradient(std::int64_t v) {
+  const Tensor x = random_tensor({5, v}, DType::kF32, 1, 4).to(kGpu), wide = Tensor::zeros({5, v}, DType::kF32, kGpu);
+  const Tensor narrow = Tensor::zeros({5, v}, dtype_of<G>::value, kGpu);
+  const Tensor targets = Tensor::of<std::int32_t>({5}, {0, static_cast<std::int32_t>(v - 1), -1, 0, 0}).to(kGpu);
+  cuda::cross_entropy_rows(cuda::current_stream(0),
+                           CrossEntropyRowsParams<float>{5, v, x.data<float>(), v, targets.data<std::int32_t>(),
+                                                         nullptr, wide.data<float>(), v, 0.125});
+  cuda::cross_entropy_rows(cuda::current_stream(0),
+                           CrossEntropyRowsParams<float, G>{5, v, x.data<float>(), v, targets.data<std::int32_t>(),
+                                                            nullptr, narrow.data<G>(), v, 0.125});
+  EXPECT_TRUE(same_bits(narrow.to(kCpuDevice), wide.to(narrow.dtype()).to(kCpuDevice))) << v;
+}
+
+TEST_F(SmallOpsCuda, CrossEntropyWithRoundedGradients) {
+  for (const std::int64_t v : {1, 3, 250, 5003, 50288}) {
+    expect_rounded_gradient<bfloat16>(v);
+    expect_rounded_gradient<float16>(v);
+  }
 }
 
 TEST_F(SmallOpsCuda, CrossEntropyOfWhatIsNoNumber) {

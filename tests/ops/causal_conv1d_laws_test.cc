@@ -140,6 +140,10 @@ TEST_P(Laws, StridesDoNotMatter) {
   wide.args.x = channels_of_wider(p.args.x);
   wide.grad_y = channels_of_wider(p.grad_y);
   expect_same_bits(run(ctx_, wide), expected);
+  const Tensor into = channels_of_wider(Tensor::full(p.args.x.shape(), std::nan(""), p.args.x.dtype()));
+  const CausalConv1dGrads grads = causal_conv1d_backward(ctx_, p.args, p.grad_y, p.grad_state_out, into);
+  EXPECT_EQ(grads.x.raw(), into.raw());
+  EXPECT_TRUE(same_bits(into.contiguous(), expected.grads.x));
   Problem other = p;
   other.args.x = transposed(p.args.x);
   other.grad_y = transposed(p.grad_y);

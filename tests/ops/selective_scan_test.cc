@@ -163,6 +163,34 @@ TEST(SelectiveScan, StridesDoNotMatter) {
   }
 }
 
+// Gradients of z, B and C in columns of something wider, as a split of what made them asks for: the same bits.
+TEST(SelectiveScan, GradientsGoWhereTheyAreWanted) {
+  for (const Algorithm algorithm : {Algorithm::kAuto, Algorithm::kReference}) {
+    Context ctx = scan_context(2, algorithm);
+    for (const ScanCase& c : {ScanCase{}, ScanCase{.name = "grouped", .d = 12, .B_groups = 3, .C_groups = 4}}) {
+      const ScanProblem p = make_scan(c);
+      const ScanResult expected = run_scan(ctx, p);
+      const auto columns = [](const Tensor& like) {
+        Shape wide = like.shape();
+        wide[wide.rank() - 1] += 5;
+        return Tensor::full(wide, std::nan(""), like.dtype()).slice(-1, 3, 3 + like.size(-1));
+      };
+      const ops::SelectiveScanTargets into{columns(p.args.B), columns(p.args.C), columns(p.args.z)};
+      const ops::SelectiveScanGrads got =
+          ops::selective_scan_backward(ctx, p.args, {}, p.grad_y, p.grad_state_out, into);
+      EXPECT_EQ(got.z.raw(), into.z.raw());
+      EXPECT_TRUE(same_bits(into.z.contiguous(), expected.grads.z)) << c.name;
+      EXPECT_TRUE(same_bits(into.B.contiguous(), expected.grads.B)) << c.name;
+      EXPECT_TRUE(same_bits(into.C.contiguous(), expected.grads.C)) << c.name;
+      EXPECT_TRUE(same_bits(got.u, expected.grads.u)) << c.name;
+      EXPECT_NE(refusal([&] {
+                  ops::selective_scan_backward(ctx, p.args, {}, p.grad_y, {}, {{}, {}, into.z.slice(1, 0, 1)});
+                }).find("[selective_scan] target of z: expected shape "),
+                std::string::npos);
+    }
+  }
+}
+
 TEST(SelectiveScan, StateIsUpdatedInPlace) {
   Context ctx = scan_context(2);
   const ScanProblem p = make_scan({});

@@ -44,6 +44,59 @@ TEST(Trainer, SameBitsOnEveryRunAndNumberOfThreads) {
   expect_same_parameters(one, trained(3, small_options(12), 0.1));
 }
 
+// Whatever backward makes again, the parameters are the same; the most memory of a step falls.
+TEST(Trainer, RecomputingChangesNoBit) {
+  Context ctx({.num_threads = 2});
+  const auto run = [&](Recompute recompute, double dropout, std::int64_t* peak) {
+    TrainOptions options = small_options(3);
+    options.recompute = recompute;
+    options.grad_accum = 2;
+    ModelConfig config = small_config();
+    config.n_layer = 6;
+    config.dropout = dropout;
+    const Model model = Model::create(config, 1);
+    Trainer trainer(
+        ctx, model, [](std::int64_t i) { return small_batch(i, 4, 512); }, options, small_heldout());
+    trainer.step();
+    const std::int64_t before = memory_stats().live_bytes;
+    reset_memory_peak();
+    trainer.step();
+    *peak = memory_stats().peak_bytes - before;
+    return model;
+  };
+  for (const double dropout : {0.0, 0.2}) {
+    std::int64_t none = 0, light = 0, layer = 0;
+    const Model expected = run(Recompute::kNone, dropout, &none);
+    expect_same_parameters(run(Recompute::kLight, dropout, &light), expected);
+    expect_same_parameters(run(Recompute::kLayer, dropout, &layer), expected);
+    EXPECT_LT(light, none * 9 / 10);
+    EXPECT_LT(layer, none / 2);
+  }
+}
+
+// A device that is lost in the middle of a run: the checkpoint before is whole, and goes on to the same bits.
+TEST(Trainer, ResumesAfterALostDevice) {
+  const TemporaryFolder folder;
+  Context ctx({.num_threads = 2});
+  TrainOptions options = small_options(8, folder.path());
+  options.save_every = 3;
+  const auto failing = [](std::int64_t index) -> Batch {
+    if (index >= 5)
+      throw Error(ErrorCode::kDevice, "cuda", "synchronize: expected success, got cudaErrorECCUncorrectable");
+    return small_batch(index);
+  };
+  const Model lost = Model::create(small_config(), 1), resumed = Model::create(small_config(), 2);
+  EXPECT_NE(refusal(ErrorCode::kDevice, [&] { Trainer(ctx, lost, failing, options, small_heldout()).run(); })
+                .find("ECCUncorrectable"),
+            std::string::npos);
+  const std::string checkpoint = newest_checkpoint(folder.path());
+  EXPECT_NE(checkpoint.find("step-3"), std::string::npos);
+  Trainer trainer(ctx, resumed, small_batches(), options, small_heldout());
+  trainer.resume(checkpoint);
+  EXPECT_EQ(trainer.run(), TrainEnd::kDone);
+  expect_same_parameters(resumed, trained(2, small_options(8)));
+}
+
 TEST(Trainer, AccumulatedBatchesEqualOneLargeBatch) {
   Context ctx({.num_threads = 2});
   const auto gradients_after_one_step = [&](std::int64_t accum) {
@@ -269,6 +322,17 @@ TEST(Trainer, RefusesWhatDoesNotFitInMemoryWithBothNumbers) {
   const std::string sentence = refusal(ErrorCode::kOutOfMemory, [&] { trainer.estimate(3 << 20); });
   EXPECT_NE(sentence.find("16 x 400"), std::string::npos) << sentence;
   EXPECT_NE(sentence.find("got 3 MiB"), std::string::npos) << sentence;
+  // What it says would fit does; recomputing, which it names, fits as a whole where that does not.
+  const std::string clue = "(a batch of ";
+  ASSERT_NE(sentence.find(clue), std::string::npos) << sentence;
+  const std::int64_t rows = std::stoll(sentence.substr(sentence.find(clue) + clue.size()));
+  EXPECT_GE(rows, 1);
+  EXPECT_LT(rows, 16);
+  const auto fewer = [&](std::int64_t index) { return small_batch(index, rows, 400); };
+  EXPECT_NO_THROW(Trainer(ctx, model, fewer, small_options(5), fewer).estimate(3 << 20));
+  EXPECT_NE(sentence.find("would fit, with more gradient accumulation, and recompute = layer needs less"),
+            std::string::npos)
+      << sentence;
   EXPECT_NO_THROW(trainer.estimate(std::int64_t{4} << 30));
 }
 

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr std::int64_t kMaxBlocks = 132 * 32;  // beyond what a device holds at once; the loops take the rest
-constexpr int kSumBlocks = 1024;               // partial sums: an order that depends on the shape alone
+constexpr int kTotalThreads = 1024;            // that add partial sums
 
 // N numbers as one load or store.
 template <class T, int N>
@@ -178,27 +178,49 @@ View<T, 2> one_row(View<T, 2> v) {
   return v;
 }
 
+// Up to 160 tensors travel with a launch; a block takes kSumElems numbers of one of them.
+constexpr std::int64_t kSumElems = 16384;
+constexpr int kMaxSummed = 160;
 template <class T>
-__global__ void __launch_bounds__(kThreads) sum_of_squares_fwd_parts(View<const T, 2> x, bool vectors, double* parts) {
+struct SumTable {
+  struct Entry {
+    const T* data;
+    std::int64_t n, first_block;
+  } entries[kMaxSummed];
+  int count;
+};
+static_assert(sizeof(SumTable<float>) <= 4096 - 64);  // beside the other argument, on every driver
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    sum_of_squares_fwd_parts(const __grid_constant__ SumTable<T> table, double* parts) {
   constexpr int kPer = kPerVector<T>;
+  int low = 0, high = table.count - 1;  // the last tensor that begins at or before this block
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (table.entries[middle].first_block <= blockIdx.x)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  const auto& entry = table.entries[low];
+  const std::int64_t first = (blockIdx.x - entry.first_block) * kSumElems;
+  const int count = static_cast<int>(min(entry.n - first, kSumElems));
+  const T* from = entry.data + first;
+  const int vectors = reinterpret_cast<std::uintptr_t>(from) % 16 == 0 ? count / kPer : 0;
   double sum = 0;
-  const std::int64_t step = gridDim.x * std::int64_t{kThreads};
-  for (std::int64_t row = 0; row < x.shape[0]; ++row) {
-    const T* from = x.ptr(row);
-    const std::int64_t pieces = vectors ? x.shape[1] / kPer : 0;
-    const std::int64_t first = blockIdx.x * std::int64_t{kThreads} + threadIdx.x;
-    for (std::int64_t i = first; i < pieces; i += step) {
-      const Vector<T> v = load_vector(from + i * kPer);
-      float squares[kPer];  // of 16-bit numbers they are exact or rounded once
+#pragma unroll 4
+  for (int i = threadIdx.x; i < vectors; i += kThreads) {
+    const Vector<T> v = load_vector(from + i * kPer);
 #pragma unroll
-      for (int k = 0; k < kPer; ++k) squares[k] = to_float(v.values[k]);
-#pragma unroll
-      for (int k = 0; k < kPer; ++k) sum = fma(static_cast<double>(squares[k]), static_cast<double>(squares[k]), sum);
+    for (int k = 0; k < kPer; ++k) {
+      const double x = to_float(v.values[k]);
+      sum = fma(x, x, sum);
     }
-    for (std::int64_t i = pieces * kPer + first; i < x.shape[1]; i += step) {
-      const double v = to_float(from[i]);
-      sum = fma(v, v, sum);
-    }
+  }
+  for (int i = vectors * kPer + threadIdx.x; i < count; i += kThreads) {
+    const double x = to_float(from[i]);
+    sum = fma(x, x, sum);
   }
   __shared__ double of_warp[kThreads / 32];
   sum = warp_sum(sum);
@@ -210,14 +232,16 @@ __global__ void __launch_bounds__(kThreads) sum_of_squares_fwd_parts(View<const 
   parts[blockIdx.x] = sum;
 }
 
-// One block: thread i adds parts i, i + kThreads, ...; then the threads' sums in order of a tree.
-__global__ void __launch_bounds__(kThreads) sum_of_squares_fwd_total(const double* parts, int count, double* total) {
-  __shared__ double sums[kThreads];
+// One block: thread i adds parts i, i + kTotalThreads, ...; then the threads' sums in order of a tree.
+__global__ void __launch_bounds__(kTotalThreads)
+    sum_of_squares_fwd_total(const double* parts, std::int64_t count, double* total) {
+  __shared__ double sums[kTotalThreads];
   double sum = 0;
-  for (int i = threadIdx.x; i < count; i += kThreads) sum += parts[i];
+#pragma unroll 8
+  for (std::int64_t i = threadIdx.x; i < count; i += kTotalThreads) sum += parts[i];
   sums[threadIdx.x] = sum;
   __syncthreads();
-  for (int half = kThreads / 2; half > 0; half /= 2) {
+  for (int half = kTotalThreads / 2; half > 0; half /= 2) {
     if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
     __syncthreads();
   }
@@ -252,16 +276,34 @@ void multiply(const Stream& stream, const T* a, const T* b, T* y, std::int64_t n
 }
 
 template <class T>
-void sum_of_squares(const Stream& stream, View<const T, 2> x, double* sum) {
-  if (x.shape[0] * x.shape[1] == 0) return;
+void sum_of_squares(const Stream& stream, std::span<const std::span<const T>> tensors, double* sum) {
+  std::int64_t blocks = 0, done = 0;
+  for (const auto& tensor : tensors) blocks += divide_up(static_cast<std::int64_t>(tensor.size()), kSumElems);
+  if (blocks == 0) return;
   const DeviceScope scope(stream.device);
-  if (is_one_row(x)) x = one_row(x);
   Scratch scratch(stream);
-  const int blocks = static_cast<int>(std::min<std::int64_t>(divide_up(x.shape[1], kThreads * 8), kSumBlocks));
   auto* parts = scratch.allocate<double>(blocks);
-  sum_of_squares_fwd_parts<<<blocks, kThreads, 0, handle_of(stream)>>>(x, has_aligned_rows(x), parts);
-  sum_of_squares_fwd_total<<<1, kThreads, 0, handle_of(stream)>>>(parts, blocks, sum);
-  check_launch("sum_of_squares_fwd");
+  SumTable<T> table{};
+  std::int64_t first_block = 0;
+  auto launch = [&] {
+    if (first_block == 0) return;
+    sum_of_squares_fwd_parts<<<static_cast<unsigned>(first_block), kThreads, 0, handle_of(stream)>>>(table,
+                                                                                                     parts + done);
+    check_launch("sum_of_squares_fwd_parts");
+    done += first_block;
+    table.count = 0;
+    first_block = 0;
+  };
+  for (const auto& tensor : tensors) {
+    const auto n = static_cast<std::int64_t>(tensor.size());
+    if (n == 0) continue;
+    table.entries[table.count++] = {tensor.data(), n, first_block};
+    first_block += divide_up(n, kSumElems);
+    if (table.count == kMaxSummed) launch();
+  }
+  launch();
+  sum_of_squares_fwd_total<<<1, kTotalThreads, 0, handle_of(stream)>>>(parts, blocks, sum);
+  check_launch("sum_of_squares_fwd_total");
 }
 
 template <class T>
@@ -275,11 +317,11 @@ void dropout(const Stream& stream, const DropoutParams<T>& p) {
   launch<T>(stream, op, op.x.shape[0], op.x.shape[1], whole_blocks && has_aligned_rows(op.x) && has_aligned_rows(op.y));
 }
 
-#define COLUBER_INSTANTIATE(T)                                                 \
-  template void add(const Stream&, View<T, 2>, View<const T, 2>, float);       \
-  template void scale(const Stream&, View<T, 2>, float);                       \
-  template void multiply(const Stream&, const T*, const T*, T*, std::int64_t); \
-  template void sum_of_squares(const Stream&, View<const T, 2>, double*);      \
+#define COLUBER_INSTANTIATE(T)                                                               \
+  template void add(const Stream&, View<T, 2>, View<const T, 2>, float);                     \
+  template void scale(const Stream&, View<T, 2>, float);                                     \
+  template void multiply(const Stream&, const T*, const T*, T*, std::int64_t);               \
+  template void sum_of_squares(const Stream&, std::span<const std::span<const T>>, double*); \
   template void dropout(const Stream&, const DropoutParams<T>&);
 COLUBER_INSTANTIATE(float)
 COLUBER_INSTANTIATE(bfloat16)

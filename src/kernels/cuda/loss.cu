@@ -130,12 +130,12 @@ __device__ PartialSum sum_of_row(const Row<T>& row, std::int64_t v, Raw<T, kPerV
 }
 
 // exp(x - lse) scale, for all of a row but the target.
-template <class T>
-__device__ void write_gradient(const Row<T>& row, std::int64_t v, const Raw<T, kPerVector<T>>* kept, T* grad,
+template <class T, class G>
+__device__ void write_gradient(const Row<T>& row, std::int64_t v, const Raw<T, kPerVector<T>>* kept, G* grad,
                                float base, float factor) {
   constexpr int kPer = kPerVector<T>;
-  auto write_one = [&](std::int64_t i) { grad[i] = from_float<T>(exp_above(to_float(row.at[i]), base) * factor); };
-  const bool vectors = (reinterpret_cast<std::uintptr_t>(row.at) - reinterpret_cast<std::uintptr_t>(grad)) % 16 == 0;
+  auto write_one = [&](std::int64_t i) { grad[i] = from_float<G>(exp_above(to_float(row.at[i]), base) * factor); };
+  const bool vectors = reinterpret_cast<std::uintptr_t>(grad + row.head) % (kPer * sizeof(G)) == 0;
   if (!vectors) {
     for (std::int64_t i = threadIdx.x; i < v; i += blockDim.x) write_one(i);
     return;
@@ -153,14 +153,14 @@ __device__ void write_gradient(const Row<T>& row, std::int64_t v, const Raw<T, k
   if (row.tail + threadIdx.x < v) write_one(row.tail + threadIdx.x);
 }
 
-template <class T>
-__global__ void __launch_bounds__(kMaxThreads) cross_entropy_fwd_rows(const CrossEntropyRowsParams<T> p, bool keep) {
+template <class T, class G>
+__global__ void __launch_bounds__(kMaxThreads) cross_entropy_fwd_rows(const CrossEntropyRowsParams<T, G> p, bool keep) {
   extern __shared__ uint4 shared_row[];
   const std::int64_t i = blockIdx.x, target = p.targets[i];
-  T* grad = p.grad == nullptr ? nullptr : p.grad + i * p.ldg;
+  G* grad = p.grad == nullptr ? nullptr : p.grad + i * p.ldg;
   if (target < 0) {
     if (threadIdx.x == 0 && p.loss != nullptr) p.loss[i] = 0;
-    for (std::int64_t j = threadIdx.x; grad != nullptr && j < p.v; j += blockDim.x) grad[j] = from_float<T>(0);
+    for (std::int64_t j = threadIdx.x; grad != nullptr && j < p.v; j += blockDim.x) grad[j] = from_float<G>(0);
     return;
   }
   const Row<T> row(p.logits + i * p.ld, p.v);
@@ -174,13 +174,13 @@ __global__ void __launch_bounds__(kMaxThreads) cross_entropy_fwd_rows(const Cros
   write_gradient(row, p.v, kept, grad, sum.base, factor);
   __syncthreads();
   if (threadIdx.x == 0)
-    grad[target] = from_float<T>(fmaf(exp_above(at_target, sum.base), factor, -static_cast<float>(p.grad_scale)));
+    grad[target] = from_float<G>(fmaf(exp_above(at_target, sum.base), factor, -static_cast<float>(p.grad_scale)));
 }
 
 }  // namespace
 
-template <class T>
-void cross_entropy_rows(const Stream& stream, const CrossEntropyRowsParams<T>& p) {
+template <class T, class G>
+void cross_entropy_rows(const Stream& stream, const CrossEntropyRowsParams<T, G>& p) {
   if (p.rows == 0) return;
   const DeviceScope scope(stream.device);
   int limit = 0;
@@ -192,7 +192,7 @@ void cross_entropy_rows(const Stream& stream, const CrossEntropyRowsParams<T>& p
   const int threads = p.v <= 512 ? 32 : p.v <= 4096 ? 128 : alone ? kMaxThreads : 512;
   const std::int64_t shared = keep ? bytes : 0;
   if (shared > 0) {
-    check(cudaFuncSetAttribute(cross_entropy_fwd_rows<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+    check(cudaFuncSetAttribute(cross_entropy_fwd_rows<T, G>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shared)),
           "cross_entropy_rows");
   }
@@ -202,6 +202,8 @@ void cross_entropy_rows(const Stream& stream, const CrossEntropyRowsParams<T>& p
 }
 
 template void cross_entropy_rows(const Stream&, const CrossEntropyRowsParams<float>&);
+template void cross_entropy_rows(const Stream&, const CrossEntropyRowsParams<float, bfloat16>&);
+template void cross_entropy_rows(const Stream&, const CrossEntropyRowsParams<float, float16>&);
 template void cross_entropy_rows(const Stream&, const CrossEntropyRowsParams<bfloat16>&);
 template void cross_entropy_rows(const Stream&, const CrossEntropyRowsParams<float16>&);
 

@@ -20,7 +20,7 @@ void multiply(const Stream& stream, const T*, const T*, T*, std::int64_t) {
   refuse_kernel(stream);
 }
 template <class T>
-void sum_of_squares(const Stream& stream, View<const T, 2>, double*) {
+void sum_of_squares(const Stream& stream, std::span<const std::span<const T>>, double*) {
   refuse_kernel(stream);
 }
 template <class T>
@@ -28,11 +28,11 @@ void dropout(const Stream& stream, const DropoutParams<T>&) {
   refuse_kernel(stream);
 }
 
-#define COLUBER_INSTANTIATE(T)                                                 \
-  template void add(const Stream&, View<T, 2>, View<const T, 2>, float);       \
-  template void scale(const Stream&, View<T, 2>, float);                       \
-  template void multiply(const Stream&, const T*, const T*, T*, std::int64_t); \
-  template void sum_of_squares(const Stream&, View<const T, 2>, double*);      \
+#define COLUBER_INSTANTIATE(T)                                                               \
+  template void add(const Stream&, View<T, 2>, View<const T, 2>, float);                     \
+  template void scale(const Stream&, View<T, 2>, float);                                     \
+  template void multiply(const Stream&, const T*, const T*, T*, std::int64_t);               \
+  template void sum_of_squares(const Stream&, std::span<const std::span<const T>>, double*); \
   template void dropout(const Stream&, const DropoutParams<T>&);
 COLUBER_INSTANTIATE(float)
 COLUBER_INSTANTIATE(bfloat16)

@@ -5,12 +5,14 @@
 
 namespace coluber::cuda {
 
-template <class T>
-void cross_entropy_rows(const Stream& stream, const CrossEntropyRowsParams<T>&) {
+template <class T, class G>
+void cross_entropy_rows(const Stream& stream, const CrossEntropyRowsParams<T, G>&) {
   refuse_kernel(stream);
 }
 
 template void cross_entropy_rows(const Stream&, const CrossEntropyRowsParams<float>&);
+template void cross_entropy_rows(const Stream&, const CrossEntropyRowsParams<float, bfloat16>&);
+template void cross_entropy_rows(const Stream&, const CrossEntropyRowsParams<float, float16>&);
 template void cross_entropy_rows(const Stream&, const CrossEntropyRowsParams<bfloat16>&);
 template void cross_entropy_rows(const Stream&, const CrossEntropyRowsParams<float16>&);
 
