@@ -72,6 +72,7 @@ class Tensor {
   std::int64_t numel() const { return shape_.numel(); }  // 0 when undefined
   std::int64_t size_bytes() const { return numel() * dtype_size(dtype_); }
   bool is_contiguous() const;
+  const std::shared_ptr<void>& memory() const { return owner_; }  // what is held; null where it is borrowed
   // No other handle shares the memory, and it is not borrowed: writing to it surprises nobody.
   bool is_sole_owner() const { return owner_ != nullptr && owner_.use_count() == 1; }
 

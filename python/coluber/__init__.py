@@ -1,4 +1,4 @@
-"""Coluber: selective state-space sequence models (Mamba), native and fast on any CPU.
+"""Coluber: selective state-space sequence models (Mamba), native and fast on any CPU and NVIDIA GPU.
 
     import coluber
     model = coluber.Model.load("path/to/mamba-130m")
@@ -14,16 +14,22 @@ from typing import TYPE_CHECKING
 
 from ._native import (
     Array,
+    CudaDeviceInfo,
     LayerState,
     SamplingOptions,
     State,
+    StreamScope,
     __version__,
     array,
     cpu_isa,
+    cuda_device_count,
+    cuda_device_info,
+    cuda_unavailable_reason,
     get_num_threads,
     memory_stats,
     release_cached_memory,
     set_num_threads,
+    synchronize,
 )
 
 from . import pickling as _pickling
@@ -96,16 +102,22 @@ _MODULES = {"ops", "torch"}
 
 __all__ = [
     "Array",
+    "CudaDeviceInfo",
     "LayerState",
     "SamplingOptions",
     "State",
+    "StreamScope",
     "__version__",
     "array",
     "cpu_isa",
+    "cuda_device_count",
+    "cuda_device_info",
+    "cuda_unavailable_reason",
     "get_num_threads",
     "memory_stats",
     "release_cached_memory",
     "set_num_threads",
+    "synchronize",
     *_LAZY,
     *_MODULES,
 ]

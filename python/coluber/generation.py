@@ -185,6 +185,11 @@ class Session:
         return self._native.state
 
     @property
+    def device(self) -> str:
+        """That of the model: "cpu" or "cuda:0"."""
+        return self._native.device
+
+    @property
     def num_tokens(self) -> int:
         """Read and written so far."""
         return self._native.num_tokens

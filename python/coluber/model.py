@@ -12,7 +12,7 @@ from ._native import SamplingOptions, State
 from .arguments import names_wrong_types
 from .config import ModelConfig, config_of
 from .generation import GenerationStream, PathLike, Session, is_batch, prompt_ids
-from .ops import _like
+from .ops import _kind_of, _like
 from .tokenizer import Tokenizer
 
 __all__ = ["LossSum", "Model"]
@@ -60,18 +60,24 @@ class Model:
     @classmethod
     @names_wrong_types
     def load(
-        cls, path: PathLike, dtype: Optional[str] = None, *, tokenizer: Union[Tokenizer, PathLike, None] = None
+        cls,
+        path: PathLike,
+        dtype: Optional[str] = None,
+        *,
+        device: str = "cpu",
+        tokenizer: Union[Tokenizer, PathLike, None] = None,
     ) -> "Model":
         """A folder in state-spaces or Hugging Face layout.
 
         dtype: of the matrices, "f32", "bf16", "f16", or "f64" for all of the model; None: bf16 and f16 files stay as
-        they are, others become f32. tokenizer: None: the one beside the weights, read when it is wanted.
+        they are, others become f32. device: "cpu", "cuda" (the first GPU), "cuda:1", or "auto", a GPU where there
+        is one. tokenizer: None: the one beside the weights, read when it is wanted.
 
         FileNotFoundError when a file or tensor is missing, ValueError when the folder contradicts itself,
         NotImplementedError for models of other kinds. What the folder leaves open is warned of.
         """
         path = os.fspath(path)
-        native, sentences = _native.load_model(path, dtype)
+        native, sentences = _native.load_model(path, dtype, device)
         for sentence in sentences:
             warnings.warn(sentence, stacklevel=2)
         self = cls._of(native, None, path)
@@ -88,6 +94,7 @@ class Model:
         *,
         seed: int = 0,
         dtype: str = "f32",
+        device: str = "cpu",
         tokenizer: Union[Tokenizer, PathLike, None] = None,
         **changes,
     ) -> "Model":
@@ -97,7 +104,7 @@ class Model:
             Model.create("mamba-130m", n_layer=12)
             Model.create(d_model=64, n_layer=2, vocab_size=256)
         """
-        self = cls._of(_native.create_model(asdict(config_of(config, changes)), seed, dtype))
+        self = cls._of(_native.create_model(asdict(config_of(config, changes)), seed, dtype, device))
         self.tokenizer = tokenizer
         return self
 
@@ -157,6 +164,11 @@ class Model:
         return self._native.dtype
 
     @property
+    def device(self) -> str:
+        """Where it is and computes: "cpu" or "cuda:0"."""
+        return self._native.device
+
+    @property
     def num_parameters(self) -> int:
         return self._native.num_parameters
 
@@ -171,9 +183,16 @@ class Model:
         return self._native.parameters()
 
     @names_wrong_types
-    def to(self, dtype: str) -> "Model":
-        """The same model with its matrices in another dtype: a copy."""
-        other = type(self)._of(self._native.to(dtype), self._tokenizer, self.path)
+    def to(self, target: Optional[str] = None, *, dtype: Optional[str] = None, device: Optional[str] = None) -> "Model":
+        """The same model with its matrices in another dtype, on another device, or both: a copy.
+
+            model.to("bf16"); model.to("cuda"); model.to(device="cuda:1", dtype="bf16")
+        """
+        if target is not None and (target in ("cpu", "auto") or target.startswith("cuda")):
+            device = target
+        elif target is not None:
+            dtype = target
+        other = type(self)._of(self._native.to(dtype, device), self._tokenizer, self.path)
         other._beside = self._beside
         return other
 
@@ -201,11 +220,13 @@ class Model:
         packed in one row (b = 1). resets (b,l) uint8 or bool: the state is cleared before these tokens.
         last_token_only: (b,1,v). compute "bf16": matrix products round to bfloat16.
 
-        Given numpy or torch, gives the same back; else a coluber.Array. Ids of more than 2048 tokens are read in pieces
-        that carry the state, between which Ctrl-C is heard (packed rows and bidirectional models: in one).
+        Logits are on the model's device: a torch tensor there for torch's ids, numpy's for numpy's (a copy on the CPU
+        where the model is on a GPU), else a coluber.Array. Ids of 64 bits on a GPU are looked at on the CPU. More than
+        2048 tokens are read in pieces that carry the state, between which Ctrl-C is heard (packed rows and bidirectional
+        models: in one).
         """
         logits = self._native.forward(ids, state, cu_seqlens, resets, last_token_only, compute, algorithm)
-        return _like(ids, logits)
+        return self._given_as(ids, logits)
 
     __call__ = forward
 
@@ -217,7 +238,18 @@ class Model:
     @names_wrong_types
     def step(self, ids, state: State, *, algorithm: str = "auto"):
         """Logits (b,v) f32 after one more token for each sequence, ids (b); updates `state` in place."""
-        return _like(ids, self._native.step(ids, state, algorithm))
+        return self._given_as(ids, self._native.step(ids, state, algorithm))
+
+    @staticmethod
+    def _given_as(ids, logits):
+        kind = _kind_of(ids)
+        if kind == "numpy":
+            return _like(ids, logits.to("cpu"))
+        if kind == "torch" and logits.device != "cpu":  # computed on our stream, which torch's waits for
+            import torch
+
+            return torch.from_dlpack(logits)
+        return _like(ids, logits)
 
     @names_wrong_types
     def evaluate(
@@ -361,5 +393,6 @@ class Model:
         without = "none" if self._beside is None else "beside the weights"
         yield "tokenizer", without if tokenizer is None else f"{tokenizer.kind}, {tokenizer.vocab_size:,} tokens"
         yield "layout", c.layout
+        yield "device", self.device
         yield "memory", f"{self.size_bytes:,} bytes in {self.dtype}, state {self.make_state(1).size_bytes:,} bytes " \
             "a sequence"

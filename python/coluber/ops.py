@@ -6,11 +6,15 @@ For functions that torch differentiates see `coluber.torch`.
 
 Letters of the shapes: b sequences, l tokens, d channels, n states, k taps, g groups, s state slots, m features,
 v vocabulary. All floating arrays of one call have one dtype: float32 (fast kernels) or float64 (reference kernels).
+Arrays of one call are on one device, and so are results. On a GPU activations are float32, bfloat16 or float16, beside
+parameters and states in float32. torch's tensors are worked on in torch's current stream, those of others in ours
+(coluber.StreamScope names another).
 Sequences are the b rows of l tokens or, with `cu_seqlens`, s+1 integers, s sequences packed in one row (b = 1).
 `resets` (b,l) uint8: where not 0, the state is cleared before that token. `reverse`: from the last token to the first.
 `algorithm`: "auto", "reference" (plain loops: the meaning of the op) or "cpu".
 
-Wrong shapes, dtypes and values raise ValueError, what is no array TypeError, arrays on another device NotImplementedError.
+Wrong shapes, dtypes, values and devices raise ValueError, what is no array TypeError, a device that this build does not
+compute on NotImplementedError.
 """
 
 from typing import Any, NamedTuple
@@ -52,22 +56,41 @@ def _numpy(array):
 
 
 def _torch(array):
-    import torch
+    if array.device == "cpu":
+        import torch
 
-    return torch.from_dlpack(array)
+        return torch.from_dlpack(array)
+    from .torch import _autograd
+
+    return _autograd.native.give(array)
 
 
 _KINDS = {"numpy": _numpy, "torch": _torch}
 
 
+def _kind_of(array):
+    return type(array).__module__.partition(".")[0]
+
+
 def _like(model, result):
     """`result` as the kind of array that `model` is; tuples item by item."""
-    kind = _KINDS.get(type(model).__module__.partition(".")[0])
+    kind = _KINDS.get(_kind_of(model))
     if kind is None:
         return result
     if isinstance(result, tuple):
         return tuple(kind(r) if isinstance(r, _native.Array) else r for r in result)
     return kind(result) if isinstance(result, _native.Array) else result
+
+
+def _run(model, op, *arguments):
+    """op(*arguments), its results as the kind of array that `model` is and on its device. torch's tensors on a GPU: on
+    torch's current stream, in memory of torch's."""
+    if _kind_of(model) == "torch" and getattr(model, "is_cuda", False):
+        from .torch import _autograd
+
+        with _autograd.native.TorchScope(model):
+            return _like(model, op(*arguments))
+    return _like(model, op(*arguments))
 
 
 class SelectiveScanGrads(NamedTuple):
@@ -132,11 +155,11 @@ def selective_scan_forward(
     u, dt, z (b,l,d); A (d,n), or complex; B and C constant (d,n), variable (b,l,n) or grouped (b,l,g,n), each on its
     own; D, dt_bias (d); state_in (s,d,n). Returns y (b,l,d), or (y, state_out) with `return_state`.
     """
-    y, state, _ = _native.selective_scan_forward(
-        u, dt, A, B, C, D, z, dt_bias, dt_softplus, reverse, state_in, cu_seqlens, resets, return_state, False,
-        algorithm,
+    y, state, _ = _run(
+        u, _native.selective_scan_forward, u, dt, A, B, C, D, z, dt_bias, dt_softplus, reverse, state_in, cu_seqlens,
+        resets, return_state, False, algorithm,
     )
-    return _like(u, (y, state)) if return_state else _like(u, y)
+    return (y, state) if return_state else y
 
 
 @names_wrong_types
@@ -145,11 +168,11 @@ def selective_scan_backward(
     state_in=None, cu_seqlens=None, resets=None, grad_state_out=None, algorithm: str = "auto",
 ) -> SelectiveScanGrads:
     """Gradients of selective_scan_forward for grad_y (b,l,d) and grad_state_out (s,d,n), None: zero."""
-    grads = _native.selective_scan_backward(
-        grad_y, u, dt, A, B, C, D, z, dt_bias, dt_softplus, reverse, state_in, cu_seqlens, resets, grad_state_out, None,
-        algorithm,
+    grads = _run(
+        u, _native.selective_scan_backward, grad_y, u, dt, A, B, C, D, z, dt_bias, dt_softplus, reverse, state_in,
+        cu_seqlens, resets, grad_state_out, None, algorithm,
     )
-    return SelectiveScanGrads(*_like(u, grads))
+    return SelectiveScanGrads(*grads)
 
 
 @names_wrong_types
@@ -157,7 +180,7 @@ def selective_scan_step(
     state, u, dt, A, B, C, D=None, z=None, dt_bias=None, *, dt_softplus: bool = False, algorithm: str = "auto"
 ):
     """One token: shapes as in selective_scan_forward with l = 1. Updates `state` (b,d,n) in place; gives y (b,1,d)."""
-    return _like(u, _native.selective_scan_step(state, u, dt, A, B, C, D, z, dt_bias, dt_softplus, algorithm))
+    return _run(u, _native.selective_scan_step, state, u, dt, A, B, C, D, z, dt_bias, dt_softplus, algorithm)
 
 
 @names_wrong_types
@@ -170,10 +193,11 @@ def causal_conv1d_forward(
     x (b,l,d); weight (d,k), its last column for the current token; bias (d); state_in (s,d,k-1) the raw inputs before
     the first token, oldest first. Returns y (b,l,d), or (y, state_out) with `return_state`.
     """
-    y, state = _native.causal_conv1d_forward(
-        x, weight, bias, silu, reverse, state_in, cu_seqlens, resets, return_state, algorithm
+    y, state = _run(
+        x, _native.causal_conv1d_forward, x, weight, bias, silu, reverse, state_in, cu_seqlens, resets, return_state,
+        algorithm,
     )
-    return _like(x, (y, state)) if return_state else _like(x, y)
+    return (y, state) if return_state else y
 
 
 @names_wrong_types
@@ -182,16 +206,17 @@ def causal_conv1d_backward(
     resets=None, grad_state_out=None, algorithm: str = "auto",
 ) -> CausalConv1dGrads:
     """Gradients of causal_conv1d_forward for grad_y (b,l,d) and grad_state_out (s,d,k-1), None: zero."""
-    grads = _native.causal_conv1d_backward(
-        grad_y, x, weight, bias, silu, reverse, state_in, cu_seqlens, resets, grad_state_out, algorithm
+    grads = _run(
+        x, _native.causal_conv1d_backward, grad_y, x, weight, bias, silu, reverse, state_in, cu_seqlens, resets,
+        grad_state_out, algorithm,
     )
-    return CausalConv1dGrads(*_like(x, grads))
+    return CausalConv1dGrads(*grads)
 
 
 @names_wrong_types
 def causal_conv1d_step(state, x, weight, bias=None, *, silu: bool = False, algorithm: str = "auto"):
     """One token: x (b,1,d). Updates `state` (b,d,k-1) in place; returns y (b,1,d)."""
-    return _like(x, _native.causal_conv1d_step(state, x, weight, bias, silu, algorithm))
+    return _run(x, _native.causal_conv1d_step, state, x, weight, bias, silu, algorithm)
 
 
 @names_wrong_types
@@ -205,10 +230,11 @@ def norm_forward(
     norm(r) weight silu(z) when `norm_before_gate`. group_size > 0: means over groups of that many features.
     Returns y (...,m), or (y, r) with `return_residual`.
     """
-    y, r = _native.norm_forward(
-        x, weight, bias, residual, z, kind, eps, norm_before_gate, group_size, return_residual, algorithm
+    y, r = _run(
+        x, _native.norm_forward, x, weight, bias, residual, z, kind, eps, norm_before_gate, group_size,
+        return_residual, algorithm,
     )
-    return _like(x, (y, r)) if return_residual else _like(x, y)
+    return (y, r) if return_residual else y
 
 
 @names_wrong_types
@@ -217,10 +243,11 @@ def norm_backward(
     norm_before_gate: bool = False, group_size: int = 0, grad_residual_out=None, algorithm: str = "auto",
 ) -> NormGrads:
     """Gradients of norm_forward for grad_y and grad_residual_out (...,m), None: zero."""
-    grads = _native.norm_backward(
-        grad_y, x, weight, bias, residual, z, kind, eps, norm_before_gate, group_size, grad_residual_out, algorithm
+    grads = _run(
+        x, _native.norm_backward, grad_y, x, weight, bias, residual, z, kind, eps, norm_before_gate, group_size,
+        grad_residual_out, algorithm,
     )
-    return NormGrads(*_like(x, grads))
+    return NormGrads(*grads)
 
 
 def rms_norm(x, weight=None, bias=None, *, residual=None, eps: float = 1e-5, return_residual: bool = False):
@@ -239,25 +266,25 @@ def linear_forward(x, weight, bias=None, *, compute: str = "f32", algorithm: str
 
     compute "bf16" rounds x and weight to bfloat16 and sums in float32.
     """
-    return _like(x, _native.linear_forward(x, weight, bias, compute, algorithm))
+    return _run(x, _native.linear_forward, x, weight, bias, compute, algorithm)
 
 
 @names_wrong_types
 def linear_backward(grad_y, x, weight, bias=None, *, compute: str = "f32", algorithm: str = "auto") -> LinearGrads:
     """Gradients of linear_forward for grad_y (...,out)."""
-    return LinearGrads(*_like(x, _native.linear_backward(grad_y, x, weight, bias, compute, algorithm)))
+    return LinearGrads(*_run(x, _native.linear_backward, grad_y, x, weight, bias, compute, algorithm))
 
 
 @names_wrong_types
 def embedding_forward(ids, table, *, algorithm: str = "auto"):
     """Rows of table (v,m) for ids (...) in [0, v): (...,m), float32 (float64 for a float64 table)."""
-    return _like(table, _native.embedding_forward(ids, table, algorithm))
+    return _run(table, _native.embedding_forward, ids, table, algorithm)
 
 
 @names_wrong_types
 def embedding_backward(grad_y, ids, num_rows: int, *, algorithm: str = "auto"):
     """Gradient (num_rows,m) of the table for grad_y (...,m); rows are summed in token order."""
-    return _like(grad_y, _native.embedding_backward(grad_y, ids, num_rows, algorithm))
+    return _run(grad_y, _native.embedding_backward, grad_y, ids, num_rows, algorithm)
 
 
 @names_wrong_types
@@ -269,7 +296,7 @@ def linear_cross_entropy(
     x (tok,m), weight (v,m), bias (v), targets (tok), -1 for those that do not count.
     """
     return CrossEntropy(
-        *_like(x, _native.linear_cross_entropy(x, weight, targets, bias, compute, return_grads, algorithm))
+        *_run(x, _native.linear_cross_entropy, x, weight, targets, bias, compute, return_grads, algorithm)
     )
 
 

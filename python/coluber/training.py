@@ -20,7 +20,7 @@ _FLAGS = (
     "name", "heldout_share", "text_field", "separator", "preset", "d_model", "n_layer", "d_state", "d_conv", "dt_rank",
     "expand", "norm", "untied", "dropout", "batch", "seqlen", "grad_accum", "lr", "lr_min_share", "schedule", "warmup",
     "weight_decay", "clip", "dtype", "recompute", "max_steps", "max_seconds", "eval_every", "eval_batches",
-    "sample_every", "sample_prompt", "sample_tokens", "save_every", "keep", "seed", "threads",
+    "sample_every", "sample_prompt", "sample_tokens", "save_every", "keep", "seed", "threads", "device",
 )
 
 
@@ -104,6 +104,7 @@ class Trainer:
         keep: Optional[int] = None,
         seed: Optional[int] = None,
         threads: Optional[int] = None,
+        device: Optional[str] = None,
     ):
         flags = {key: value for key, value in locals().items() if key in _FLAGS}
         self._work = tempfile.TemporaryDirectory(prefix="coluber-")
@@ -113,8 +114,13 @@ class Trainer:
             self._work.cleanup()  # what was opened from it stays mapped
 
     def _begin(self, data, heldout, model, out, resume, overwrite, tokenizer, vocab_size, flags) -> None:
+        device = flags["device"]
         if model is not None and not isinstance(model, Model):
-            model = Model.load(model, "f32")
+            model = Model.load(model, "f32", device=device or "auto")
+        elif model is not None and device is not None and model.device not in (device, f"{device}:0"):
+            raise ValueError(
+                f"[train] device: expected {model.device}, where the model is, got {device} (move it with to())"
+            )
         if tokenizer is None and model is not None:
             tokenizer = model.tokenizer
         if data is None and not resume:
@@ -320,6 +326,7 @@ def train(
     Limits: max_steps, max_seconds (300 when neither is given).
     On the way: eval_every (ten times in all), eval_batches (8), sample_every (three times), sample_prompt,
     sample_tokens (60), save_every (every ten minutes), keep (3).
+    device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1"; with model=, where that is.
     Folders: out: model, checkpoints, metrics.jsonl, loss.svg; None: nothing is written. resume: True, or a folder: on
     from its newest checkpoint, with the options that it was begun with. overwrite, name, threads.
 

@@ -111,7 +111,8 @@ std::int64_t named_axes(const nb::tuple& parts) {
 }  // namespace
 
 nb::object number_of(const Tensor& tensor) {
-  if (tensor.dtype() == DType::kI64) return nb::int_(*tensor.data<std::int64_t>());  // no double holds them all
+  if (tensor.dtype() == DType::kI64)  // no double holds them all
+    return nb::int_(*tensor.to(kCpuDevice).data<std::int64_t>());
   const double value = tensor.at({});
   return dtype_is_float(tensor.dtype()) ? nb::object(nb::float_(value))
                                         : nb::object(nb::int_(static_cast<std::int64_t>(value)));
@@ -119,6 +120,7 @@ nb::object number_of(const Tensor& tensor) {
 
 nb::object list_of(const Tensor& tensor) {
   if (tensor.rank() == 0) return number_of(tensor);
+  if (!tensor.device().is_cpu()) return list_of(tensor.to(kCpuDevice));  // in one copy
   nb::list list;
   for (std::int64_t i = 0; i < tensor.size(0); ++i) list.append(list_of(tensor.select(0, i)));
   return list;

@@ -7,14 +7,19 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <iterator>
 #include <limits>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "coluber/error.h"
+#include "core/cuda.h"
 #include "src/array_values.h"
 #include "src/dlpack.h"
 #include "src/token_ids.h"
@@ -22,9 +27,7 @@
 namespace coluber::python {
 namespace {
 
-constexpr const char* kCapsule = "dltensor";
 constexpr const char* kUsedCapsule = "used_dltensor";
-constexpr const char* kVersioned = "dltensor_versioned";
 constexpr const char* kUsedVersioned = "used_dltensor_versioned";
 
 // What an import found: the view, and whether its owner allows writing.
@@ -32,6 +35,51 @@ struct Imported {
   Tensor tensor;
   bool writable = true;
 };
+
+thread_local bool on_owners_stream = false;
+
+// When memory of somebody else's is given back: at once, where its owner works on the stream that we do, or when the
+// stream that it came in on is past its use.
+enum class Release { kAtOnce, kInOrder };
+
+Release release_of_imports() {
+  return on_owners_stream ? Release::kAtOnce : Release::kInOrder;
+}
+
+// Memory on a GPU whose last view has gone, and which a stream may still read. Looked through whenever more comes in.
+class Retired {
+ public:
+  template <class F>
+  void add(const cuda::Stream& stream, F&& release) {
+    auto reached = std::make_unique<cuda::Event>(stream);
+    const std::lock_guard lock(mutex_);
+    waiting_.push_back({std::move(reached), std::forward<F>(release)});
+  }
+  void release_passed() {
+    std::vector<Waiting> passed;
+    {
+      const std::lock_guard lock(mutex_);
+      const auto first = std::stable_partition(waiting_.begin(), waiting_.end(),
+                                               [](const Waiting& one) { return !one.reached->passed(); });
+      std::move(first, waiting_.end(), std::back_inserter(passed));
+      waiting_.erase(first, waiting_.end());
+    }
+    for (const Waiting& one : passed) one.release();
+  }
+
+ private:
+  struct Waiting {
+    std::unique_ptr<cuda::Event> reached;
+    std::function<void()> release;
+  };
+  std::mutex mutex_;
+  std::vector<Waiting> waiting_;
+};
+
+Retired& retired() {
+  static auto* const all = new Retired;  // never destroyed: the driver may be gone before
+  return *all;
+}
 
 std::string type_of(nb::handle object) {
   return nb::cast<std::string>(nb::inst_name(object));
@@ -69,26 +117,19 @@ std::optional<DType> dtype_of(const dlpack::DataType& type) {
   }
 }
 
-dlpack::DataType dlpack_dtype(DType dtype) {
-  const auto bits = static_cast<std::uint8_t>(8 * dtype_size(dtype));
-  switch (dtype) {
-    case DType::kF32:
-    case DType::kF64:
-    case DType::kF16: return {dlpack::kFloat, bits, 1};
-    case DType::kBF16: return {dlpack::kBfloat, bits, 1};
-    case DType::kI32:
-    case DType::kI64: return {dlpack::kInt, bits, 1};
-    case DType::kU8: return {dlpack::kUInt, bits, 1};
+Device device_of(const dlpack::Device& device, std::string_view name) {
+  if (device.type == dlpack::kCpu || device.type == dlpack::kCudaHost) return kCpuDevice;
+  if (device.type == dlpack::kCuda || device.type == dlpack::kCudaManaged) {
+    cuda::require_device(device.index);
+    return {DeviceType::kCuda, device.index};
   }
-  return {};
+  throw Error(ErrorCode::kUnsupported, "array",
+              std::string(name) + ": expected an array in main memory or on an NVIDIA GPU, got one on another device " +
+                  "(DLPack type " + std::to_string(device.type) + "; copy it first)");
 }
 
 Tensor view_of(const dlpack::Array& array, std::shared_ptr<void> owner, std::string_view name) {
-  if (array.device.type != dlpack::kCpu && array.device.type != dlpack::kCudaHost) {
-    throw Error(ErrorCode::kUnsupported, "array",
-                std::string(name) + ": expected an array in main memory, got one on a device (DLPack type " +
-                    std::to_string(array.device.type) + "); this build computes on the CPU (copy it there first)");
-  }
+  const Device device = device_of(array.device, name);
   const std::optional<DType> dtype = dtype_of(array.dtype);
   if (!dtype) {
     refuse_type(name, "float16, bfloat16, float32, float64, complex64, complex128, int32, int64, uint8 or bool",
@@ -121,35 +162,54 @@ Tensor view_of(const dlpack::Array& array, std::shared_ptr<void> owner, std::str
     throw Error(ErrorCode::kInvalidArgument, "array",
                 std::string(name) + ": expected elements aligned to their size, got an address that is not (copy it)");
   }
-  return Tensor::from_memory(data, {1}, *dtype, std::move(owner)).with_strides(shape, steps);
+  return Tensor::from_memory(data, {1}, *dtype, std::move(owner), device).with_strides(shape, steps);
 }
 
-Imported import_capsule(nb::handle capsule, std::string_view name) {
+// A deleter may touch Python objects: it wants the GIL, and nothing once the interpreter is gone.
+template <class Managed>
+void give_back(Managed* held) {
+  if (Py_IsInitialized() == 0) return;
+  const nb::gil_scoped_acquire gil;
+  held->deleter(held);
+}
+
+// What holds memory of somebody else's.
+template <class Managed>
+std::shared_ptr<void> owner_of(Managed* managed, Release release) {
+  const dlpack::Device device = managed->array.device;
+  std::optional<cuda::Stream> stream;  // that may still read it at the end
+  if (release == Release::kInOrder && device.type == dlpack::kCuda) {
+    retired().release_passed();
+    cuda::require_device(device.index);
+    stream = cuda::current_stream(device.index);
+  }
+  return std::shared_ptr<void>(managed, [stream](void* m) {
+    auto* const held = static_cast<Managed*>(m);
+    if (held->deleter == nullptr) return;
+    if (!stream) return give_back(held);
+    try {
+      retired().add(*stream, [held] { give_back(held); });
+    } catch (const Error&) {  // the device is lost: nothing reads the memory any more
+      give_back(held);
+    }
+  });
+}
+
+Imported import_capsule(nb::handle capsule, std::string_view name, Release release) {
   PyObject* const p = capsule.ptr();
-  if (PyCapsule_IsValid(p, kCapsule) != 0) {
-    auto* managed = static_cast<dlpack::Managed*>(PyCapsule_GetPointer(p, kCapsule));
-    // Its deleter may touch Python objects: they want the GIL, and nothing once the interpreter is gone.
-    const std::shared_ptr<void> owner(managed, [](void* m) {
-      auto* const held = static_cast<dlpack::Managed*>(m);
-      if (held->deleter == nullptr || Py_IsInitialized() == 0) return;
-      const nb::gil_scoped_acquire gil;
-      held->deleter(held);
-    });
+  if (PyCapsule_IsValid(p, dlpack::kCapsule) != 0) {
+    auto* managed = static_cast<dlpack::Managed*>(PyCapsule_GetPointer(p, dlpack::kCapsule));
+    const std::shared_ptr<void> owner = owner_of(managed, release);
     PyCapsule_SetName(p, kUsedCapsule);
     return {view_of(managed->array, owner, name), true};
   }
-  if (PyCapsule_IsValid(p, kVersioned) != 0) {
-    auto* managed = static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(p, kVersioned));
+  if (PyCapsule_IsValid(p, dlpack::kVersioned) != 0) {
+    auto* managed = static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(p, dlpack::kVersioned));
     if (managed->major > 1) {
       throw Error(ErrorCode::kUnsupported, "array",
                   std::string(name) + ": expected DLPack of version 0 or 1, got " + std::to_string(managed->major));
     }
-    const std::shared_ptr<void> owner(managed, [](void* m) {
-      auto* const held = static_cast<dlpack::ManagedVersioned*>(m);
-      if (held->deleter == nullptr || Py_IsInitialized() == 0) return;
-      const nb::gil_scoped_acquire gil;
-      held->deleter(held);
-    });
+    const std::shared_ptr<void> owner = owner_of(managed, release);
     PyCapsule_SetName(p, kUsedVersioned);
     return {view_of(managed->array, owner, name), (managed->flags & dlpack::kReadOnly) == 0};
   }
@@ -197,24 +257,36 @@ Imported import_buffer(nb::handle object, std::string_view name) {
   return {view_of(array, owner, name), view->readonly == 0};
 }
 
+// The stream that the owner of an array is to make wait, as DLPack counts; None for an array in main memory.
+nb::object consumer_stream(nb::handle object, std::string_view name) {
+  const auto [type, index] = nb::cast<std::tuple<std::int32_t, std::int32_t>>(object.attr("__dlpack_device__")());
+  const Device device = device_of({type, index}, name);
+  if (device.is_cpu()) return nb::none();
+  const auto handle = reinterpret_cast<std::intptr_t>(cuda::current_stream(device.index).handle);
+  return nb::int_(handle == 0 ? dlpack::kLegacyStream : handle);
+}
+
 // obj.__dlpack__(), of version 1 where its owner knows that.
-nb::object dlpack_capsule(nb::handle object) {
+nb::object dlpack_capsule(nb::handle object, std::string_view name) {
   static const auto* const version = new nb::tuple(nb::make_tuple(1, 0));  // as old as the module
+  const nb::object stream = consumer_stream(object, name);
   try {
-    return object.attr("__dlpack__")(nb::arg("max_version") = *version);
+    return object.attr("__dlpack__")(nb::arg("stream") = stream, nb::arg("max_version") = *version);
   } catch (const nb::python_error& error) {
     if (!error.matches(PyExc_TypeError)) throw;
   }
-  return object.attr("__dlpack__")();
+  if (stream.is_none()) return object.attr("__dlpack__")();
+  return object.attr("__dlpack__")(nb::arg("stream") = stream);
 }
 
 Imported import_array(nb::handle object, std::string_view name) {
   if (object.is_none()) return {};
   if (nb::isinstance<Tensor>(object)) return {nb::cast<Tensor>(object), true};
-  if (PyCapsule_CheckExact(object.ptr()) != 0) return import_capsule(object, name);
+  if (PyCapsule_CheckExact(object.ptr()) != 0) return import_capsule(object, name, release_of_imports());
   // The buffer protocol first: it says what is read-only in every version, and never copies.
   if (PyObject_CheckBuffer(object.ptr()) != 0) return import_buffer(object, name);
-  if (nb::hasattr(object, "__dlpack__")) return import_capsule(dlpack_capsule(object), name);
+  if (nb::hasattr(object, "__dlpack__"))
+    return import_capsule(dlpack_capsule(object, name), name, release_of_imports());
   refuse_type(name, "an array (DLPack or the buffer protocol)", type_of(object));
 }
 
@@ -229,117 +301,6 @@ bool overlaps_itself(const Tensor& tensor) {
     reach += stride * (extent - 1);
   }
   return false;
-}
-
-// --- out ---------------------------------------------------------------------------------------------------------
-
-// A Tensor with its extents where DLPack can point at them.
-struct Export {
-  Tensor tensor;
-  std::array<std::int64_t, kMaxRank> shape{}, strides{};
-  dlpack::Managed managed{};
-  dlpack::ManagedVersioned versioned{};
-};
-
-dlpack::Array exported_array(Export& e) {
-  const Tensor& t = e.tensor;
-  std::copy(t.shape().begin(), t.shape().end(), e.shape.begin());
-  std::copy(t.strides().begin(), t.strides().end(), e.strides.begin());
-  return {t.raw(), {dlpack::kCpu, 0}, t.rank(), dlpack_dtype(t.dtype()), e.shape.data(), e.strides.data(), 0};
-}
-
-void drop_untaken(PyObject* capsule) {
-  if (PyCapsule_IsValid(capsule, kCapsule) != 0) {
-    auto* m = static_cast<dlpack::Managed*>(PyCapsule_GetPointer(capsule, kCapsule));
-    m->deleter(m);
-  } else if (PyCapsule_IsValid(capsule, kVersioned) != 0) {
-    auto* m = static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(capsule, kVersioned));
-    m->deleter(m);
-  }
-}
-
-nb::object unversioned_capsule(Export* e) {
-  e->managed = {exported_array(*e), e, [](dlpack::Managed* m) { delete static_cast<Export*>(m->context); }};
-  return nb::steal(PyCapsule_New(&e->managed, kCapsule, drop_untaken));
-}
-
-nb::object to_dlpack(const Tensor& tensor, nb::handle stream, std::optional<std::tuple<int, int>> max_version,
-                     std::optional<std::tuple<int, int>> dl_device, std::optional<bool> copy) {
-  if (!stream.is_none()) throw nb::value_error("[array] stream: expected None for an array in main memory");
-  if (dl_device && std::get<0>(*dl_device) != dlpack::kCpu)
-    throw nb::buffer_error("[array] dl_device: expected the CPU, where this array is");
-  auto* e = new Export{copy.value_or(false) ? tensor.clone() : tensor, {}, {}, {}, {}};
-  if (max_version && std::get<0>(*max_version) >= 1) {
-    e->versioned = {
-        1, 0, e, [](dlpack::ManagedVersioned* m) { delete static_cast<Export*>(m->context); }, 0, exported_array(*e)};
-    return nb::steal(PyCapsule_New(&e->versioned, kVersioned, drop_untaken));
-  }
-  return unversioned_capsule(e);
-}
-
-const char* buffer_format(DType dtype) {
-  switch (dtype) {
-    case DType::kF32: return "f";
-    case DType::kF64: return "d";
-    case DType::kF16: return "e";
-    case DType::kI32: return "i";
-    case DType::kI64: return "q";
-    case DType::kU8: return "B";
-    case DType::kBF16: return nullptr;  // the struct module has no letter for it
-  }
-  return nullptr;
-}
-
-struct BufferExtents {
-  std::array<Py_ssize_t, kMaxRank> shape{}, strides{};
-};
-
-int get_buffer(PyObject* self, Py_buffer* view, int flags) {
-  const Tensor& t = *nb::inst_ptr<Tensor>(nb::handle(self));
-  const char* const format = buffer_format(t.dtype());
-  if (format == nullptr) {
-    PyErr_SetString(PyExc_BufferError,
-                    "[array] buffer: expected a dtype of the struct module, got bf16 (use DLPack, or "
-                    ".to('f32') first)");
-    return -1;
-  }
-  if ((flags & PyBUF_STRIDES) != PyBUF_STRIDES && !t.is_contiguous()) {
-    PyErr_SetString(PyExc_BufferError, "[array] buffer: expected a contiguous array, got a strided one");
-    return -1;
-  }
-  auto* extents = new BufferExtents;
-  for (int axis = 0; axis < t.rank(); ++axis) {
-    extents->shape[static_cast<std::size_t>(axis)] = t.size(axis);
-    extents->strides[static_cast<std::size_t>(axis)] = t.stride(axis) * dtype_size(t.dtype());
-  }
-  *view = {};
-  view->buf = t.raw();
-  Py_INCREF(self);
-  view->obj = self;
-  view->len = t.size_bytes();
-  view->itemsize = dtype_size(t.dtype());
-  view->ndim = t.rank();
-  view->format = (flags & PyBUF_FORMAT) != 0 ? const_cast<char*>(format) : nullptr;
-  view->shape = (flags & PyBUF_ND) != 0 ? extents->shape.data() : nullptr;
-  view->strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? extents->strides.data() : nullptr;
-  view->internal = extents;
-  return 0;
-}
-
-void release_buffer(PyObject*, Py_buffer* view) {
-  delete static_cast<BufferExtents*>(view->internal);
-}
-
-nb::tuple tuple_of(const Shape& shape) {
-  nb::list list;
-  for (const std::int64_t extent : shape) list.append(extent);
-  return nb::tuple(list);
-}
-
-DType dtype_named(const std::string& name) {
-  const std::optional<DType> dtype = dtype_from_name(name);
-  if (dtype) return *dtype;
-  throw Error(ErrorCode::kInvalidArgument, "array", "dtype: expected f32, f64, bf16, f16, i32, i64 or u8, got " + name);
 }
 
 void append_ids(nb::handle object, std::vector<std::int64_t>& shape, std::size_t axis, std::vector<std::int32_t>& ids,
@@ -367,22 +328,51 @@ void append_ids(nb::handle object, std::vector<std::int64_t>& shape, std::size_t
 
 }  // namespace
 
+OwnersStream::OwnersStream() : before_(on_owners_stream) {
+  on_owners_stream = true;
+}
+
+OwnersStream::~OwnersStream() {
+  on_owners_stream = before_;
+}
+
 Tensor tensor_from(nb::handle array, std::string_view name) {
   return import_array(array, name).tensor;
 }
 
+Tensor tensor_of_capsule(nb::handle capsule, std::string_view name) {
+  return import_capsule(capsule, name, Release::kAtOnce).tensor;
+}
+
+Tensor tensor_of_managed(dlpack::ManagedVersioned* managed, std::string_view name) {
+  return view_of(managed->array, owner_of(managed, Release::kAtOnce), name);
+}
+
+Tensor tensor_of_view(const dlpack::Array& view, nb::handle owner, std::string_view name) {
+  std::shared_ptr<void> held(owner.inc_ref().ptr(), [](void* object) {
+    if (Py_IsInitialized() == 0) return;
+    const nb::gil_scoped_acquire gil;
+    nb::handle(static_cast<PyObject*>(object)).dec_ref();
+  });
+  return view_of(view, std::move(held), name);
+}
+
 Tensor writable_from(nb::handle array, std::string_view name) {
   const Imported imported = import_array(array, name);
-  if (!imported.writable) {
+  check_writable(imported.tensor, imported.writable, name);
+  return imported.tensor;
+}
+
+void check_writable(const Tensor& tensor, bool writable, std::string_view name) {
+  if (!writable) {
     throw nb::value_error(
         ("[array] " + std::string(name) + ": expected an array that may be written, got a read-only one").c_str());
   }
-  if (imported.tensor.defined() && overlaps_itself(imported.tensor)) {
+  if (tensor.defined() && overlaps_itself(tensor)) {
     throw nb::value_error(("[array] " + std::string(name) +
                            ": expected elements with memory of their own, got a view that overlaps itself (copy it)")
                               .c_str());
   }
-  return imported.tensor;
 }
 
 Tensor ids_from(nb::handle ids, std::string_view name) {
@@ -395,8 +385,12 @@ Tensor ids_from(nb::handle ids, std::string_view name) {
     return Tensor::of(Shape(std::span<const std::int64_t>(shape)), values);
   }
   if (const std::optional<Tensor> own = ids_of_buffer(ids, name)) return *own;
-  const Tensor tensor = tensor_from(ids, name);
-  if (tensor.dtype() == DType::kI32) return tensor;
+  return ids_of(tensor_from(ids, name), name);
+}
+
+Tensor ids_of(const Tensor& ids, std::string_view name) {
+  if (ids.dtype() == DType::kI32) return ids;
+  const Tensor tensor = ids.dtype() == DType::kI64 ? ids.to(kCpuDevice) : ids;
   if (tensor.dtype() != DType::kI64 && tensor.dtype() != DType::kU8)
     refuse_type(name, "an integer dtype", std::string(dtype_name(tensor.dtype())));
   if (tensor.dtype() == DType::kI64) {
@@ -410,73 +404,6 @@ Tensor ids_from(nb::handle ids, std::string_view name) {
     }
   }
   return tensor.to(DType::kI32);
-}
-
-nb::object array_of(const Tensor& tensor) {
-  return tensor.defined() ? nb::cast(tensor) : nb::none();
-}
-
-nb::object capsule_of(const Tensor& tensor) {
-  return unversioned_capsule(new Export{tensor, {}, {}, {}, {}});
-}
-
-void bind_arrays(nb::module_& m) {
-  static PyType_Slot slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(&get_buffer)},
-                                {Py_bf_releasebuffer, reinterpret_cast<void*>(&release_buffer)},
-                                {0, nullptr}};
-  nb::class_<Tensor>(
-      m, "Array", nb::type_slots(slots),
-      "Numbers in memory, as Coluber's functions return them. numpy.asarray(a), torch.from_dlpack(a) and "
-      "memoryview(a) see the same memory.")
-      .def_prop_ro(
-          "shape", [](const Tensor& t) { return tuple_of(t.shape()); }, nb::sig("def shape(self) -> tuple[int, ...]"))
-      .def_prop_ro(
-          "strides", [](const Tensor& t) { return tuple_of(t.strides()); },
-          nb::sig("def strides(self) -> tuple[int, ...]"), "In elements.")
-      .def_prop_ro(
-          "dtype", [](const Tensor& t) { return std::string(dtype_name(t.dtype())); },
-          "'f32', 'f64', 'bf16', 'f16', 'i32', 'i64' or 'u8'.")
-      .def_prop_ro("device", [](const Tensor& t) { return device_name(t.device()); })
-      .def_prop_ro("ndim", &Tensor::rank)
-      .def_prop_ro("size", &Tensor::numel)
-      .def_prop_ro("nbytes", &Tensor::size_bytes)
-      .def(
-          "to", [](const Tensor& t, const std::string& dtype) { return t.to(dtype_named(dtype)); }, nb::arg("dtype"),
-          "A copy in another dtype; itself when it has it already.")
-      .def("tolist", &list_of, nb::sig("def tolist(self) -> typing.Any"), "Nested lists of Python numbers.")
-      .def("__len__",
-           [](const Tensor& t) {
-             if (t.rank() == 0) throw nb::type_error("[array] len: expected an axis, got a scalar");
-             return t.size(0);
-           })
-      .def(
-          "__getitem__", &item_of, nb::arg("index").none(),
-          nb::sig("def __getitem__(self, index: object) -> typing.Any"),
-          "A view of the same memory, by ints, slices, ... and None as in numpy; the number itself where ints name one "
-          "element.")
-      .def(
-          "__iter__",
-          [](nb::handle self) {
-            nb::len(self);  // refuses a scalar now, not at the first item
-            return nb::steal(PySeqIter_New(self.ptr()));
-          },
-          nb::sig("def __iter__(self) -> collections.abc.Iterator[typing.Any]"), "Over the first axis.")
-      .def("__float__",
-           [](const Tensor& t) {
-             if (t.numel() != 1)
-               throw nb::type_error(("[array] float: expected one element, got " + std::to_string(t.numel())).c_str());
-             return t.contiguous().reshape({1}).at({0});
-           })
-      .def("__dlpack__", &to_dlpack, nb::kw_only(), nb::arg("stream") = nb::none(), nb::arg("max_version") = nb::none(),
-           nb::arg("dl_device") = nb::none(), nb::arg("copy") = nb::none())
-      .def("__dlpack_device__", [](const Tensor&) { return std::make_tuple(static_cast<int>(dlpack::kCpu), 0); })
-      .def("__repr__", [](const Tensor& t) {
-        return "coluber.Array(shape=" + t.shape().to_string() + ", dtype='" + std::string(dtype_name(t.dtype())) + "')";
-      });
-  m.def(
-      "array", [](nb::object object) { return tensor_from(object, "object"); }, nb::arg("object"),
-      "A coluber.Array over the memory of any array, without a copy.");
-  m.def("_array_of_bytes", &tensor_of_bytes, nb::arg("data"), nb::arg("shape"), nb::arg("dtype"));
 }
 
 }  // namespace coluber::python

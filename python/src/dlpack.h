@@ -6,6 +6,12 @@
 
 namespace coluber::python::dlpack {
 
+inline constexpr const char* kCapsule = "dltensor";
+inline constexpr const char* kVersioned = "dltensor_versioned";
+
+// Streams of CUDA as they are handed over: a cudaStream_t, but for these.
+inline constexpr std::intptr_t kLegacyStream = 1, kPerThreadStream = 2, kNoOrder = -1;
+
 enum DeviceType : std::int32_t { kCpu = 1, kCuda = 2, kCudaHost = 3, kCudaManaged = 13 };
 enum TypeCode : std::uint8_t { kInt = 0, kUInt = 1, kFloat = 2, kBfloat = 4, kComplex = 5, kBool = 6 };
 
@@ -43,5 +49,19 @@ struct ManagedVersioned {
   Array array;
 };
 inline constexpr std::uint64_t kReadOnly = 1;
+
+// Version 1.3: functions of an array library that hand over without Python, in a capsule "dlpack_exchange_api" that is
+// `__dlpack_c_exchange_api__` of its array type. They give 0, or -1 with Python's exception set; none of them makes a
+// stream wait.
+struct ExchangeApi {
+  std::uint32_t major, minor;
+  ExchangeApi* older;
+  int (*allocate)(Array*, ManagedVersioned**, void*, void (*)(void*, const char*, const char*));
+  int (*from_object)(void*, ManagedVersioned**);
+  int (*to_object)(ManagedVersioned*, void**);
+  int (*view_of_object)(void*, Array*);
+  int (*current_work_stream)(DeviceType, std::int32_t, void**);
+};
+inline constexpr const char* kExchangeApi = "dlpack_exchange_api";
 
 }  // namespace coluber::python::dlpack

@@ -206,7 +206,7 @@ void bind_sampling(nb::module_& m) {
   m.def(
       "sampling_distribution",
       [](nb::handle logits, const SamplingOptions& options, nb::handle context) {
-        const Tensor values = tensor_from(logits, "logits").to(DType::kF32).contiguous();
+        const Tensor values = tensor_from(logits, "logits").to(kCpuDevice).to(DType::kF32).contiguous();
         const std::vector<std::int32_t> seen = id_list_from(context, "context");
         nb::list rows;
         for (const TokenProbability& p : sampling_distribution(
@@ -233,6 +233,7 @@ void bind_session(nb::module_& m) {
                    [](const SessionObject& self) {
                      return self.use([](Session& session, Context& ctx) { return State(session.state(ctx)); });
                    })
+      .def_prop_ro("device", [](const SessionObject& self) { return device_name(self.model()->device()); })
       .def_prop_ro("num_tokens", [](const SessionObject& self) { return self.peek().num_tokens(); })
       .def_prop_ro("options", [](const SessionObject& self) { return self.peek().sampler().options(); })
       .def("copy", [](const SessionObject& self) { return SessionObject(self); })

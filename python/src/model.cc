@@ -28,22 +28,24 @@ std::optional<DType> optional_dtype(const std::optional<std::string>& name) {
   return name ? std::optional(float_dtype_from(*name)) : std::nullopt;
 }
 
-nb::tuple load(const Path& path, const std::optional<std::string>& dtype) {
+nb::tuple load(const Path& path, const std::optional<std::string>& dtype, std::string_view device) {
+  const Device chosen = device_from_name(device);
   std::vector<std::string> warnings;
   const LoadOptions options{.dtype = optional_dtype(dtype), .warnings = &warnings};
   Model model;
   {
     const nb::gil_scoped_release released;
-    model = Model::load(path.string(), options);
+    model = Model::load(path.string(), options).to(chosen);
   }
   return nb::make_tuple(std::move(model), warnings);
 }
 
-Model create(const nb::dict& fields, std::uint64_t seed, std::string_view dtype) {
+Model create(const nb::dict& fields, std::uint64_t seed, std::string_view dtype, std::string_view device) {
   const ModelConfig config = config_from_dict(fields);
   const DType chosen = float_dtype_from(dtype);
+  const Device place = device_from_name(device);
   const nb::gil_scoped_release released;
-  return Model::create(config, seed, chosen);
+  return Model::create(config, seed, chosen).to(place);
 }
 
 void save(const Model& model, const Path& path, const std::optional<std::string>& layout,
@@ -110,7 +112,7 @@ Tensor forward(const Model& model, Context& ctx, const Tensor& ids, const Forwar
       logits = some;
       return;
     }
-    if (begin == 0) logits = Tensor::empty({ids.size(0), l, some.size(2)}, some.dtype());
+    if (begin == 0) logits = Tensor::empty({ids.size(0), l, some.size(2)}, some.dtype(), some.device());
     logits.slice(1, begin, end).copy_from(some);
   });
   return logits;
@@ -168,7 +170,7 @@ void bind_reading(nb::class_<Model>& model) {
 
 Tensor next_tokens(const Tensor& ids) {
   if (ids.rank() != 2) return ids;  // refused later, in the model's words
-  const Tensor targets = Tensor::full(ids.shape(), -1, DType::kI32);
+  const Tensor targets = Tensor::full(ids.shape(), -1, DType::kI32, ids.device());
   if (ids.size(1) > 1) targets.slice(1, 0, ids.size(1) - 1).copy_from(ids.slice(1, 1, ids.size(1)));
   return targets;
 }
@@ -194,19 +196,22 @@ void bind_model(nb::module_& m) {
   model.def("parameters", &parameters);
   model.def(
       "to",
-      [](const Model& self, std::string_view dtype) {
-        const DType chosen = float_dtype_from(dtype);
+      [](const Model& self, const std::optional<std::string>& dtype, const std::optional<std::string>& device) {
+        const DType chosen = dtype ? float_dtype_from(*dtype) : self.dtype();
+        const Device place = device ? device_from_name(*device) : self.device();
         const nb::gil_scoped_release released;
-        return self.to(chosen);
+        return chosen == self.dtype() ? self.to(place) : self.to(chosen).to(place);
       },
-      nb::arg("dtype"));
+      nb::arg("dtype").none(), nb::arg("device").none());
+  model.def_prop_ro("device", [](const Model& self) { return device_name(self.device()); });
   model.def("make_state", &Model::make_state, nb::arg("batch"));
   model.def_prop_ro("config", [](const Model& self) { return dict_of_config(self.config()); });
   model.def_prop_ro("dtype", [](const Model& self) { return std::string(dtype_name(self.dtype())); });
   model.def_prop_ro("num_parameters", &Model::num_parameters);
   model.def_prop_ro("size_bytes", &Model::size_bytes);
-  m.def("load_model", &load, nb::arg("path"), nb::arg("dtype").none(), "(model, sentences of warning)");
-  m.def("create_model", &create, nb::arg("fields"), nb::arg("seed"), nb::arg("dtype"));
+  m.def("load_model", &load, nb::arg("path"), nb::arg("dtype").none(), nb::arg("device"),
+        "(model, sentences of warning)");
+  m.def("create_model", &create, nb::arg("fields"), nb::arg("seed"), nb::arg("dtype"), nb::arg("device"));
 }
 
 }  // namespace coluber::python

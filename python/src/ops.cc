@@ -229,7 +229,8 @@ nb::object embedding_backward(nb::handle grad_y, nb::handle ids, std::int64_t nu
   const Tensor gy = tensor_from(grad_y, "grad_y"), rows = ids_from(ids, "ids");
   if (gy.rank() < 1)
     throw Error(ErrorCode::kInvalidArgument, "embedding", "grad_y: expected (...,m), got " + gy.shape().to_string());
-  const Tensor grad_table = Tensor::zeros({num_rows, gy.size(-1)}, gy.dtype());
+  const Tensor grad_table =
+      Tensor::zeros({num_rows, gy.size(-1)}, gy.device().is_cpu() ? gy.dtype() : DType::kF32, gy.device());
   run(algorithm, [&](Context& ctx) { ops::embedding_backward(ctx, rows, gy, grad_table); });
   return array_of(grad_table);
 }

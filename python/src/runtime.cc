@@ -4,6 +4,7 @@
 #include <nanobind/stl/string_view.h>
 #include <pthread.h>
 
+#include <cstdint>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -62,6 +63,88 @@ void set_num_threads(std::int64_t num_threads) {
   dropped.swap(list.contexts);
 }
 
+void bind_memory(nb::module_& m) {
+  m.def(
+      "memory_stats",
+      [](std::string_view device) {
+        const MemoryStats stats = memory_stats(device_from_name(device));
+        nb::dict d;
+        d["live_bytes"] = stats.live_bytes;
+        d["peak_bytes"] = stats.peak_bytes;
+        d["cached_bytes"] = stats.cached_bytes;
+        return d;
+      },
+      nb::arg("device") = "cpu",
+      "Bytes of a device held by tensors now, at most since the start, and kept for reuse. What coluber.torch takes on "
+      "a "
+      "GPU is torch's and counted there.");
+  m.def(
+      "release_cached_memory", [](std::string_view device) { release_cached_memory(device_from_name(device)); },
+      nb::arg("device") = "cpu", "Gives memory of a device that is kept for reuse back to the system.");
+}
+
+// StreamScope as a context manager.
+class StreamScopeObject {
+ public:
+  StreamScopeObject(std::string_view device, std::uintptr_t stream) : device_(device_from_name(device)) {
+    if (device_.is_cpu()) {
+      throw Error(ErrorCode::kInvalidArgument, "StreamScope", "device: expected a GPU, got " + device_name(device_));
+    }
+    stream_ = reinterpret_cast<void*>(stream);
+  }
+  StreamScopeObject(const StreamScopeObject&) = delete;
+  StreamScopeObject& operator=(const StreamScopeObject&) = delete;
+  void enter() { scopes_.push_back(std::make_unique<StreamScope>(device_, stream_)); }
+  void exit() { scopes_.pop_back(); }
+
+ private:
+  Device device_;
+  void* stream_ = nullptr;
+  std::vector<std::unique_ptr<StreamScope>> scopes_;
+};
+
+std::string device_repr(const CudaDeviceInfo& info) {
+  return "coluber.CudaDeviceInfo(name='" + info.name +
+         "', compute_capability=" + std::to_string(info.compute_capability) +
+         ", total_bytes=" + std::to_string(info.total_bytes) + ")";
+}
+
+void bind_devices(nb::module_& m) {
+  m.def("cuda_device_count", &cuda_device_count,
+        "GPUs that can be used here; 0 without a driver or where the build has no CUDA.");
+  m.def("cuda_unavailable_reason", &cuda_unavailable_reason,
+        "One sentence: why cuda_device_count() is 0. Empty where it is not.");
+  nb::class_<CudaDeviceInfo>(m, "CudaDeviceInfo", "An NVIDIA GPU.")
+      .def_ro("name", &CudaDeviceInfo::name)
+      .def_ro("compute_capability", &CudaDeviceInfo::compute_capability, "90 for 9.0.")
+      .def_ro("multiprocessors", &CudaDeviceInfo::multiprocessors)
+      .def_ro("driver_version", &CudaDeviceInfo::driver_version, "13000 for 13.0.")
+      .def_ro("runtime_version", &CudaDeviceInfo::runtime_version)
+      .def_ro("total_bytes", &CudaDeviceInfo::total_bytes)
+      .def_ro("free_bytes", &CudaDeviceInfo::free_bytes)
+      .def_ro("l2_bytes", &CudaDeviceInfo::l2_bytes)
+      .def("__repr__", &device_repr);
+  m.def("cuda_device_info", &cuda_device_info, nb::arg("index") = 0,
+        "NotImplementedError, with the reason, where there is no such GPU.");
+  m.def(
+      "synchronize",
+      [](std::string_view name) {
+        const Device device = device_from_name(name);
+        const nb::gil_scoped_release released;
+        synchronize(device);
+      },
+      nb::arg("device") = "auto", "Waits until all work that this thread has given to the device is done.");
+  nb::class_<StreamScopeObject>(
+      m, "StreamScope",
+      "with StreamScope(device, stream): this thread's work on the GPU goes to `stream`, a cudaStream_t as an int "
+      "(torch: torch.cuda.current_stream().cuda_stream). Without one all threads share one stream of ours per GPU.")
+      .def(nb::init<std::string_view, std::uintptr_t>(), nb::arg("device"), nb::arg("stream"))
+      .def("__enter__", &StreamScopeObject::enter)
+      .def(
+          "__exit__", [](StreamScopeObject& self, nb::args) { self.exit(); },
+          nb::sig("def __exit__(self, *exception: object) -> None"));
+}
+
 }  // namespace
 
 ContextLease::ContextLease(Algorithm algorithm) {
@@ -111,20 +194,8 @@ void bind_runtime(nb::module_& m) {
   m.def(
       "cpu_isa", [] { return std::string(cpu_isa()); },
       "Instruction set of the CPU kernels: 'base', 'avx2' or 'avx512'.");
-  m.def(
-      "memory_stats",
-      [] {
-        const MemoryStats stats = memory_stats();
-        nb::dict d;
-        d["live_bytes"] = stats.live_bytes;
-        d["peak_bytes"] = stats.peak_bytes;
-        d["cached_bytes"] = stats.cached_bytes;
-        return d;
-      },
-      "Bytes held by tensors now, at most since the start, and kept for reuse.");
-  m.def(
-      "release_cached_memory", [] { release_cached_memory(); },
-      "Gives memory that is kept for reuse back to the system.");
+  bind_memory(m);
+  bind_devices(m);
 }
 
 }  // namespace coluber::python

@@ -3,10 +3,12 @@
 #include <nanobind/operators.h>
 #include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/string_view.h>
 #include <nanobind/stl/vector.h>
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -53,10 +55,22 @@ State from_layers(nb::handle layers, std::int64_t num_tokens) {
                       own.conv.shape().to_string() + " and " + own.ssm.shape().to_string());
     }
   }
+  for (const LayerState& layer : copies) {
+    for (const Tensor* part : {&layer.conv, &layer.ssm}) {
+      if (part->device() == copies[0].conv.device()) continue;
+      throw Error(ErrorCode::kInvalidArgument, "state",
+                  "device of an array: expected " + device_name(copies[0].conv.device()) + " as the first, got " +
+                      device_name(part->device()));
+    }
+  }
   if (num_tokens < 0)
     throw Error(ErrorCode::kInvalidArgument, "state",
                 "num_tokens: expected 0 or more, got " + std::to_string(num_tokens));
   return State(std::move(copies), num_tokens);
+}
+
+Device device_of(const State& state) {
+  return state.num_layers() == 0 ? kCpuDevice : state.layer(0).ssm.device();
 }
 
 nb::list layers_of(const State& state) {
@@ -71,6 +85,7 @@ std::string repr(const State& state) {
                      ", layers=" + std::to_string(state.num_layers());
   if (state.num_layers() > 0)
     text += ", conv " + state.layer(0).conv.shape().to_string() + ", ssm " + state.layer(0).ssm.shape().to_string();
+  if (!device_of(state).is_cpu()) text += ", device='" + device_name(device_of(state)) + "'";
   return text + ", " + std::to_string(state.size_bytes()) + " bytes)";
 }
 
@@ -95,6 +110,8 @@ void bind_values(nb::class_<State>& state) {
       .def_prop_ro("num_tokens", &State::num_tokens, "Tokens read so far, per sequence; packed rows: all together.")
       .def_prop_ro("num_layers", &State::num_layers)
       .def_prop_ro("size_bytes", &State::size_bytes, "The same for any number of tokens.")
+      .def_prop_ro(
+          "device", [](const State& self) { return device_name(device_of(self)); }, "'cpu' or 'cuda:0'.")
       .def_prop_ro("layers", &layers_of, nb::sig("def layers(self) -> list[LayerState]"),
                    "A LayerState for each layer: conv (b,d,k-1) and ssm (b,d,n) as arrays over the state's own memory, "
                    "so writing to them changes it.")
@@ -132,6 +149,9 @@ void bind_state(nb::module_& m) {
       .def("__copy__", copy)
       .def(
           "__deepcopy__", [](const State& self, nb::handle) { return State(self); }, nb::arg("memo"))
+      .def(
+          "to", [](const State& self, std::string_view device) { return self.to(device_from_name(device)); },
+          nb::arg("device"), "A copy on a device: 'cpu', 'cuda', 'cuda:1'.")
       .def("reset", &State::reset, "Back to before the first token, in place.")
       .def(
           "row", [](const State& self, std::int64_t i) { return self.row(checked_row(self, i)); }, nb::arg("i"),

@@ -34,6 +34,7 @@ constexpr std::array<const char*, kWeights> kNames = {"in_proj.weight",  "in_pro
 
 struct Inputs {
   Tensor x;
+  std::unique_ptr<TorchScope> scope;  // as long as the call
   std::array<Tensor, kWeights> weights;
   Tensor conv_state, ssm_state;  // (b,d,k-1), (b,d,n); undefined: zeros
   Sequences sequences;
@@ -66,17 +67,18 @@ Inputs borrow_inputs(nb::handle x, nb::tuple weights, nb::handle conv_state, nb:
                      nb::handle cu_seqlens, nb::handle resets, bool compute_bf16, std::optional<double> norm_eps) {
   if (weights.size() != kWeights)
     throw nb::type_error("[mamba] weights: expected 11 tensors, None for a bias that is off");
-  const Borrower from("mamba", x, "hidden_states");
+  const Borrower from("mamba", x, "hidden_states", {}, Borrowed::kForTape);
   Inputs in;
   in.x = from.first();
+  in.scope = std::make_unique<TorchScope>(in.x);
   for (std::size_t i = 0; i < kWeights; ++i) {
     const bool matrix = i == kInProj || i == kXProj || i == kDtProj || i == kOutProj;
-    in.weights[i] = matrix ? from.weight(weights[i], kNames[i]) : from(weights[i], kNames[i]);
+    in.weights[i] = matrix ? from.weight(weights[i], kNames[i]) : from.parameter(weights[i], kNames[i]);
   }
   if (Tensor& conv = in.weights[kConv]; conv.rank() == 3) conv = conv.select(1, 0);  // (d,1,k) of torch
-  in.conv_state = from(conv_state, "conv_state");
-  in.ssm_state = from(ssm_state, "ssm_state");
-  in.sequences = {borrow_indices(cu_seqlens, "cu_seqlens"), borrow(resets, "resets")};
+  in.conv_state = from.parameter(conv_state, "conv_state");
+  in.ssm_state = from.parameter(ssm_state, "ssm_state");
+  in.sequences = {borrow_indices(cu_seqlens, "cu_seqlens"), borrow(resets, "resets", Borrowed::kForTape)};
   in.compute = compute_bf16 && in.x.dtype() == DType::kF32 ? DType::kBF16 : DType::kF32;
   in.norm_eps = norm_eps;
   return in;
@@ -199,11 +201,7 @@ nb::tuple mixer_forward(nb::handle x, nb::tuple weights, nb::handle conv_state, 
   const Inputs in = borrow_inputs(x, weights, conv_state, ssm_state, cu_seqlens, resets, compute_bf16, norm_eps);
   const Wanted wanted(wanted_flags);
   const std::shared_ptr<MixerRun> run = new_run();
-  {
-    const nb::gil_scoped_release released;
-    const ContextLease lease;
-    forward_into(*run, *lease, in, wanted, want_state);
-  }
+  run_on(in.x.device(), [&](Context& ctx) { forward_into(*run, ctx, in, wanted, want_state); });
   nb::object number = nb::none();
   if (wanted.any()) number = give(Tensor::from_memory(&run->id, {1}, DType::kI64, run));
   return nb::make_tuple(give(run->out.value()), give(run->last.conv.value()), give(run->last.ssm.value()), number);
@@ -215,22 +213,20 @@ nb::list mixer_backward(nb::handle number, nb::handle grad_out, nb::handle grad_
                         nb::handle resets, bool compute_bf16, std::optional<double> norm_eps, nb::tuple wanted_flags) {
   const Inputs in = borrow_inputs(x, weights, conv_state, ssm_state, cu_seqlens, resets, compute_bf16, norm_eps);
   const Wanted wanted(wanted_flags);
-  const Borrower from("mamba", x, "hidden_states");
-  const Tensor gy = from(grad_out, "grad of the output"), gc = from(grad_conv, "grad of conv_state"),
-               gs = from(grad_ssm, "grad of ssm_state");
+  const Borrower from("mamba", x, "hidden_states", {}, Borrowed::kForTape);
+  const Tensor gy = from(grad_out, "grad of the output"), gc = from.parameter(grad_conv, "grad of conv_state"),
+               gs = from.parameter(grad_ssm, "grad of ssm_state");
   std::shared_ptr<MixerRun> run = find_run(borrow(number, "run").data<std::int64_t>()[0]);
   const bool again = run == nullptr || run->played.exchange(true);
   if (again) run = new_run();
-  {
-    const nb::gil_scoped_release released;
-    const ContextLease lease;
-    if (again) forward_into(*run, *lease, in, wanted, gc.defined() || gs.defined());
+  run_on(in.x.device(), [&](Context& ctx) {
+    if (again) forward_into(*run, ctx, in, wanted, gc.defined() || gs.defined());
     // gy, gc and gs stay here while the tape plays: what has a second owner is not written to.
     run->out.set_grad(gy);
     if (gc.defined()) run->last.conv.set_grad(gc);
     if (gs.defined()) run->last.ssm.set_grad(gs);
-    run->tape.backward_from_grads(*lease);
-  }
+    run->tape.backward_from_grads(ctx);
+  });
   nb::list grads;
   for (const Var* var : {&run->x, &run->conv_in, &run->ssm_in}) grads.append(give(var->gradient().take()));
   for (std::size_t i = 0; i < kWeights; ++i) {
@@ -259,18 +255,16 @@ nb::object mixer_step(nb::handle x, nb::tuple weights, nb::handle conv_state, nb
                 "conv_state: expected " + expected.to_string() + ", got " + window.shape().to_string());
   }
   Tensor y;
-  {
-    const nb::gil_scoped_release released;
-    const ContextLease lease;
+  run_on(in.x.device(), [&](Context& ctx) {
     const Tensor kept = window.slice(2, 1, k), second = k > 1 ? kept.slice(2, 0, 1).clone() : Tensor{};
-    y = borrowed.mixer.step(*lease, in.x, {kept, ssm});
+    y = borrowed.mixer.step(ctx, in.x, {kept, ssm});
     if (k > 1) {
       window.slice(2, 0, 1).copy_from(second);
     } else {  // no window to keep, but the cache shows the raw input
-      const Tensor xz = ops::linear_forward(*lease, {in.x, in.weights[kInProj], in.weights[kInBias]});
+      const Tensor xz = ops::linear_forward(ctx, {in.x, in.weights[kInProj], in.weights[kInBias]});
       window.copy_from(xz.slice(2, 0, expected[1]).transpose(1, 2));
     }
-  }
+  });
   return give(y);
 }
 

@@ -10,17 +10,14 @@
 namespace coluber::python {
 namespace {
 
-template <class F>
-void run(F&& f) {
-  const nb::gil_scoped_release released;
-  const ContextLease lease;
-  f(*lease);
-}
-
 [[noreturn]] void refuse_shape(std::string_view op, std::string_view name, std::string_view expected,
                                const Shape& got) {
   throw Error(ErrorCode::kInvalidArgument, std::string(op),
               std::string(name) + ": expected " + std::string(expected) + ", got " + got.to_string());
+}
+
+Tensor zeros_like(const Tensor& tensor) {
+  return Tensor::zeros(tensor.shape(), tensor.dtype(), tensor.device());
 }
 
 // (b,d,l) <-> (b,l,d), a view.
@@ -80,26 +77,32 @@ struct Matrix {
   }
 };
 
+constexpr std::string_view kScan = "selective_scan", kConv = "causal_conv1d";
+
 struct Scan {
   bool complex;
   Matrix B, C;
+  Borrower from;
+  TorchScope scope;
   ops::SelectiveScanArgs args;
 
   Scan(nb::handle u, nb::handle delta, nb::handle A, nb::handle B_given, nb::handle C_given, nb::handle D, nb::handle z,
        nb::handle delta_bias, bool softplus, nb::handle state_in, nb::handle cu_seqlens, nb::handle resets)
-      : complex(is_complex(A)), B(B_given, complex), C(C_given, complex) {
-    constexpr std::string_view op = "selective_scan";
-    const Borrower from(op, u, "u");
-    args.u = channels_last(op, from.first(), "u");
-    args.dt = channels_last(op, from(delta, "delta"), "delta");
-    args.A = from(complex ? resolved(A) : nb::borrow(A), "A");
+      : complex(is_complex(A)),
+        B(B_given, complex),
+        C(C_given, complex),
+        from(kScan, u, "u", {delta, B_given, C_given, z}),
+        scope(from.first()) {
+    args.u = channels_last(kScan, from.first(), "u");
+    args.dt = channels_last(kScan, from(delta, "delta"), "delta");
+    args.A = from.parameter(complex ? resolved(A) : nb::borrow(A), "A");
     args.B = B.to_op(from, "B");
     args.C = C.to_op(from, "C");
-    args.D = from(D, "D");
-    args.z = channels_last(op, from(z, "z"), "z");
-    args.dt_bias = from(delta_bias, "delta_bias");
+    args.D = from.parameter(D, "D");
+    args.z = channels_last(kScan, from(z, "z"), "z");
+    args.dt_bias = from.parameter(delta_bias, "delta_bias");
     args.dt_softplus = softplus;
-    args.state_in = from(complex ? resolved(state_in) : nb::borrow(state_in), "initial_state");
+    args.state_in = from.parameter(complex ? resolved(state_in) : nb::borrow(state_in), "initial_state");
     args.cu_seqlens = borrow_indices(cu_seqlens, "cu_seqlens");
     args.resets = borrow(resets, "resets");
   }
@@ -113,7 +116,7 @@ nb::tuple scan_forward(nb::handle u, nb::handle delta, nb::handle A, nb::handle 
   const Scan scan(u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, resets);
   Tensor y, state;
   ops::SelectiveScanSaved saved;
-  run([&](Context& ctx) {
+  run_on(scan.args.u.device(), [&](Context& ctx) {
     y = ops::selective_scan_forward(ctx, scan.args, want_state ? &state : nullptr, want_saved ? &saved : nullptr);
   });
   return nb::make_tuple(give_as(swapped(y), u), scan.give_state(state), give(saved.checkpoints));
@@ -125,13 +128,13 @@ nb::tuple scan_backward(nb::handle grad_out, nb::handle grad_state, nb::handle c
                         nb::handle delta_bias, bool softplus, nb::handle state_in, nb::handle cu_seqlens,
                         nb::handle resets) {
   const Scan scan(u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, resets);
-  const Borrower from("selective_scan", u, "u");
-  const Tensor gy = grad_out.is_none() ? Tensor::zeros(scan.args.u.shape(), scan.args.u.dtype())
-                                       : channels_last("selective_scan", from(grad_out, "grad of out"), "grad of out");
-  const Tensor gs = from(scan.complex ? resolved(grad_state) : nb::borrow(grad_state), "grad of the last state");
+  const Tensor gy = grad_out.is_none() ? zeros_like(scan.args.u)
+                                       : channels_last(kScan, scan.from(grad_out, "grad of out"), "grad of out");
+  const Tensor gs =
+      scan.from.parameter(scan.complex ? resolved(grad_state) : nb::borrow(grad_state), "grad of the last state");
   ops::SelectiveScanSaved saved{borrow(checkpoints, "checkpoints")};
   ops::SelectiveScanGrads g;
-  run([&](Context& ctx) { g = ops::selective_scan_backward(ctx, scan.args, saved, gy, gs); });
+  run_on(gy.device(), [&](Context& ctx) { g = ops::selective_scan_backward(ctx, scan.args, saved, gy, gs); });
   return nb::make_tuple(give(swapped(g.u)), give(swapped(g.dt)), scan.complex ? give_complex(g.A) : give(g.A),
                         scan.B.to_torch(g.B), scan.C.to_torch(g.C), give(g.D), give(swapped(g.z)), give(g.dt_bias),
                         scan.give_state(g.state_in));
@@ -141,90 +144,102 @@ nb::tuple scan_backward(nb::handle grad_out, nb::handle grad_state, nb::handle c
 // tell.
 nb::object scan_step(nb::handle state, nb::handle u, nb::handle delta, nb::handle A, nb::handle B, nb::handle C,
                      nb::handle D, nb::handle z, nb::handle delta_bias, bool softplus) {
-  const Borrower from("selective_state_update", u, "x");
+  const Borrower from("selective_state_update", u, "x", {delta, B, C, z});
+  const TorchScope scope(from.first());
   auto token = [&](const Tensor& tensor) { return tensor.defined() ? tensor.unsqueeze(1) : tensor; };
   ops::SelectiveScanArgs args;
   args.u = token(from.first());
   args.dt = token(from(delta, "dt"));
-  args.A = from(A, "A");
+  args.A = from.parameter(A, "A");
   args.B = token(from(B, "B"));
   args.C = token(from(C, "C"));
-  args.D = from(D, "D");
+  args.D = from.parameter(D, "D");
   args.z = token(from(z, "z"));
-  args.dt_bias = from(delta_bias, "dt_bias");
+  args.dt_bias = from.parameter(delta_bias, "dt_bias");
   args.dt_softplus = softplus;
   const Tensor h = borrow_writable(state, "state");
   Tensor y;
-  run([&](Context& ctx) { y = ops::selective_scan_step(ctx, args, h); });
+  run_on(h.device(), [&](Context& ctx) { y = ops::selective_scan_step(ctx, args, h); });
   return give_as(y.select(1, 0), u);
 }
 
-ops::CausalConv1dArgs conv_args(nb::handle x, nb::handle weight, nb::handle bias, bool silu, nb::handle state_in,
-                                nb::handle cu_seqlens, nb::handle resets) {
-  constexpr std::string_view op = "causal_conv1d";
-  const Borrower from(op, x, "x");
+struct Conv {
+  Borrower from;
+  TorchScope scope;
   ops::CausalConv1dArgs args;
-  args.x = channels_last(op, from.first(), "x");
-  args.weight = from(weight, "weight");
-  args.bias = from(bias, "bias");
-  args.silu = silu;
-  args.state_in = from(state_in, "initial_states");
-  args.cu_seqlens = borrow_indices(cu_seqlens, "cu_seqlens");
-  args.resets = borrow(resets, "resets");
-  return args;
-}
+
+  Conv(nb::handle x, nb::handle weight, nb::handle bias, bool silu, nb::handle state_in, nb::handle cu_seqlens,
+       nb::handle resets)
+      : from(kConv, x, "x"), scope(from.first()) {
+    args.x = channels_last(kConv, from.first(), "x");
+    args.weight = from.parameter(weight, "weight");
+    args.bias = from.parameter(bias, "bias");
+    args.silu = silu;
+    args.state_in = from.parameter(state_in, "initial_states");
+    args.cu_seqlens = borrow_indices(cu_seqlens, "cu_seqlens");
+    args.resets = borrow(resets, "resets");
+  }
+};
 
 // (out, final states or None), both in the dtype of x
 nb::tuple conv_forward(nb::handle x, nb::handle weight, nb::handle bias, bool silu, nb::handle state_in,
                        nb::handle cu_seqlens, nb::handle resets, bool want_state) {
-  const ops::CausalConv1dArgs args = conv_args(x, weight, bias, silu, state_in, cu_seqlens, resets);
+  const Conv conv(x, weight, bias, silu, state_in, cu_seqlens, resets);
   Tensor y, state;
-  run([&](Context& ctx) { y = ops::causal_conv1d_forward(ctx, args, want_state ? &state : nullptr); });
+  run_on(conv.args.x.device(),
+         [&](Context& ctx) { y = ops::causal_conv1d_forward(ctx, conv.args, want_state ? &state : nullptr); });
   return nb::make_tuple(give_as(swapped(y), x), give_as(state, x));
 }
 
 // Gradients of x, weight, bias and the initial states.
 nb::tuple conv_backward(nb::handle grad_out, nb::handle grad_state, nb::handle x, nb::handle weight, nb::handle bias,
                         bool silu, nb::handle state_in, nb::handle cu_seqlens, nb::handle resets) {
-  const ops::CausalConv1dArgs args = conv_args(x, weight, bias, silu, state_in, cu_seqlens, resets);
-  const Borrower from("causal_conv1d", x, "x");
-  const Tensor gy = grad_out.is_none() ? Tensor::zeros(args.x.shape(), args.x.dtype())
-                                       : channels_last("causal_conv1d", from(grad_out, "grad of out"), "grad of out");
-  const Tensor gs = from(grad_state, "grad of the final states");
+  const Conv conv(x, weight, bias, silu, state_in, cu_seqlens, resets);
+  const Tensor gy = grad_out.is_none() ? zeros_like(conv.args.x)
+                                       : channels_last(kConv, conv.from(grad_out, "grad of out"), "grad of out");
+  const Tensor gs = conv.from.parameter(grad_state, "grad of the final states");
   ops::CausalConv1dGrads g;
-  run([&](Context& ctx) { g = ops::causal_conv1d_backward(ctx, args, gy, gs); });
+  run_on(gy.device(), [&](Context& ctx) { g = ops::causal_conv1d_backward(ctx, conv.args, gy, gs); });
   return nb::make_tuple(give(swapped(g.x)), give(g.weight), give(g.bias), give(g.state_in));
 }
 
-ops::NormArgs norm_args(nb::handle x, nb::handle weight, nb::handle bias, nb::handle residual, bool rms, double eps) {
-  const Borrower from("norm", x, "x");
+struct Normed {
+  Borrower from;
+  TorchScope scope;
   ops::NormArgs args;
-  args.x = from.first();
-  args.weight = from(weight, "weight");
-  args.bias = from(bias, "bias");
-  args.residual = from(residual, "residual");
-  args.kind = rms ? NormKind::kRms : NormKind::kLayer;
-  args.eps = eps;
-  return args;
-}
+
+  Normed(nb::handle x, nb::handle weight, nb::handle bias, nb::handle residual, bool rms, double eps)
+      : from("norm", x, "x"), scope(from.first()) {
+    args.x = from.first();
+    args.weight = from.parameter(weight, "weight");
+    args.bias = from.parameter(bias, "bias");
+    args.residual = from.parameter(residual, "residual");
+    args.kind = rms ? NormKind::kRms : NormKind::kLayer;
+    args.eps = eps;
+  }
+};
 
 // (y in the dtype of x, x + residual in the dtype of residual, or None without one)
 nb::tuple norm_forward(nb::handle x, nb::handle weight, nb::handle bias, nb::handle residual, bool rms, double eps) {
-  const ops::NormArgs args = norm_args(x, weight, bias, residual, rms, eps);
+  const Normed norm(x, weight, bias, residual, rms, eps);
   Tensor y, sum;
-  run([&](Context& ctx) { y = ops::norm_forward(ctx, args, args.residual.defined() ? &sum : nullptr); });
+  run_on(norm.args.x.device(),
+         [&](Context& ctx) { y = ops::norm_forward(ctx, norm.args, norm.args.residual.defined() ? &sum : nullptr); });
   return nb::make_tuple(give_as(y, x), residual.is_none() ? nb::none() : give_as(sum, residual));
 }
 
-// Gradients of x (and of the residual, which is the same), weight and bias; `x` is what was normalised.
+// Gradients of x (and of the residual, which is the same), weight and bias; `x` is what was normalised, on a GPU also
+// an f32 sum beside a y of 16 bits.
 nb::tuple norm_backward(nb::handle grad_y, nb::handle grad_sum, nb::handle x, nb::handle weight, nb::handle bias,
                         bool rms, double eps) {
-  const ops::NormArgs args = norm_args(x, weight, bias, nb::none(), rms, eps);
-  const Borrower from("norm", x, "x");
-  const Tensor gs = from(grad_sum, "grad of the residual");
-  const Tensor gy = grad_y.is_none() ? Tensor::zeros(args.x.shape(), args.x.dtype()) : from(grad_y, "grad of y");
+  Normed norm(x, weight, bias, nb::none(), rms, eps);
+  const bool narrow = !norm.args.x.device().is_cpu() && norm.args.x.dtype() == DType::kF32;
+  Tensor gy = narrow ? borrow(grad_y, "grad of y") : norm.from(grad_y, "grad of y");
+  if (!gy.defined()) gy = zeros_like(norm.args.x);
+  norm.args.out = gy.dtype();
+  const Tensor gs = norm.from.parameter(grad_sum, "grad of the residual");
   ops::NormGrads g;
-  run([&](Context& ctx) { g = ops::norm_backward(ctx, args, gy, gs); });
+  run_on(gy.device(), [&](Context& ctx) { g = ops::norm_backward(ctx, norm.args, gy, gs); });
   return nb::make_tuple(give(g.x), give(g.weight), give(g.bias));
 }
 

@@ -1,17 +1,35 @@
 #include "src/torch_tensors.h"
 
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <memory>
 #include <string>
+#include <utility>
 
 #include "src/arrays.h"
 
 namespace coluber::python {
 namespace {
 
+constexpr std::size_t kNumDTypes = static_cast<std::size_t>(DType::kU8) + 1;
+
 // Held for good: tensors may be freed after the interpreter has begun to end.
 struct TorchFunctions {
   PyObject* to_dlpack = nullptr;
   PyObject* from_dlpack = nullptr;
   PyObject* view_as_complex = nullptr;
+  const dlpack::ExchangeApi* exchange = nullptr;  // torch 2.10 and newer
+  PyObject* tensor_type = nullptr;
+  PyObject* parameter_type = nullptr;
+  PyObject* empty = nullptr;
+  PyObject* as_strided = nullptr;   // in place
+  PyObject* raw_stream = nullptr;   // handle of the current stream of a device; null where torch has no CUDA
+  PyObject* empty_names = nullptr;  // ("dtype", "device")
+  std::array<PyObject*, kNumDTypes> dtypes{};
+  std::array<PyObject*, cuda::kMaxDevices> devices{};
   PyObject* is_neg = nullptr;
 };
 
@@ -32,6 +50,76 @@ nb::object call(PyObject* function, nb::handle argument) {
   return nb::steal(result);
 }
 
+// A torch tensor of one axis that a block of memory belongs to: the deleter of what TorchAllocator gives.
+struct TorchMemory {
+  PyObject* tensor;
+  mutable bool given = false;  // to torch, as a tensor of its shape
+
+  void operator()(void*) const {
+    if (Py_IsInitialized() == 0) return;
+    const nb::gil_scoped_acquire gil;
+    Py_DECREF(tensor);
+  }
+};
+
+PyObject* device_object(int index) {
+  PyObject*& device = torch_functions().devices.at(static_cast<std::size_t>(index));
+  if (device == nullptr) {
+    const std::string name = "cuda:" + std::to_string(index);
+    device = nb::module_::import_("torch").attr("device")(name).release().ptr();
+  }
+  return device;
+}
+
+class TorchAllocator final : public cuda::Allocator {
+ public:
+  std::shared_ptr<void> allocate(std::int64_t size_bytes, int device, DType dtype) override {
+    const nb::gil_scoped_acquire gil;
+    const TorchFunctions& torch = torch_functions();
+    const std::int64_t item = dtype_size(dtype);
+    const nb::int_ count((size_bytes + item - 1) / item);
+    PyObject* const arguments[] = {count.ptr(), torch.dtypes.at(static_cast<std::size_t>(dtype)),
+                                   device_object(device)};
+    PyObject* const tensor = PyObject_Vectorcall(torch.empty, arguments, 1, torch.empty_names);
+    if (tensor == nullptr) throw nb::python_error();
+    std::shared_ptr<void> memory;
+    try {
+      void* const data = reinterpret_cast<void*>(nb::cast<std::uintptr_t>(nb::handle(tensor).attr("data_ptr")()));
+      memory = std::shared_ptr<void>(data, TorchMemory{tensor});
+    } catch (...) {
+      Py_DECREF(tensor);
+      throw;
+    }
+    return memory;
+  }
+};
+
+TorchAllocator& torch_allocator() {
+  static TorchAllocator allocator;
+  return allocator;
+}
+
+nb::tuple tuple_of(const Shape& shape) {
+  nb::object tuple = nb::steal(PyTuple_New(shape.rank()));
+  for (int axis = 0; axis < shape.rank(); ++axis) PyTuple_SetItem(tuple.ptr(), axis, PyLong_FromLongLong(shape[axis]));
+  return nb::borrow<nb::tuple>(tuple);
+}
+
+// The torch tensor that the memory of `tensor` belongs to, in its shape.
+nb::object torch_tensor_of(const TorchMemory& memory, const Tensor& tensor) {
+  const auto* const begin = static_cast<const char*>(tensor.memory().get());
+  const std::int64_t offset = (static_cast<const char*>(tensor.raw()) - begin) / dtype_size(tensor.dtype());
+  const nb::tuple shape = tuple_of(tensor.shape()), strides = tuple_of(tensor.strides());
+  const nb::int_ at(offset);
+  const nb::handle own = memory.tensor;
+  if (memory.given) return own.attr("as_strided")(shape, strides, at).attr("detach")();
+  memory.given = true;
+  PyObject* const arguments[] = {own.ptr(), shape.ptr(), strides.ptr(), at.ptr()};
+  PyObject* const result = PyObject_Vectorcall(torch_functions().as_strided, arguments, 4, nullptr);
+  if (result == nullptr) throw nb::python_error();
+  return nb::steal(result);
+}
+
 // What torch calls it.
 std::string_view torch_name(DType dtype) {
   switch (dtype) {
@@ -48,10 +136,6 @@ std::string_view torch_name(DType dtype) {
 
 // A capsule of the tensor's memory; what torch itself cannot share is refused in our words.
 nb::object taken(nb::handle tensor, std::string_view name) {
-  // DLPack says nothing of a negation that torch puts off, as that of the imaginary part of a conjugate.
-  PyObject* const is_neg = call_one(torch_functions().is_neg, tensor);
-  if (is_neg == nullptr) PyErr_Clear();  // it is no tensor
-  if (nb::steal(is_neg).is(nb::handle(Py_True))) return taken(nb::object(tensor.attr("resolve_neg")()), name);
   PyObject* const capsule = call_one(torch_functions().to_dlpack, tensor);
   if (capsule != nullptr) return nb::steal(capsule);
   PyErr_Clear();
@@ -72,48 +156,102 @@ bool is_half(DType dtype) {
   return dtype == DType::kBF16 || dtype == DType::kF16;
 }
 
-Tensor widened(nb::handle tensor, std::string_view name) {
-  const Tensor borrowed = borrow(tensor, name);
-  return is_half(borrowed.dtype()) ? borrow(nb::object(tensor.attr("float")()), name) : borrowed;
+Tensor widened(nb::handle tensor, std::string_view name, Borrowed how_long) {
+  const Tensor borrowed = borrow(tensor, name, how_long);
+  return is_half(borrowed.dtype()) ? borrow(nb::object(tensor.attr("float")()), name, how_long) : borrowed;
+}
+
+void* current_torch_stream(int device) {
+  const TorchFunctions& torch = torch_functions();
+  if (torch.exchange != nullptr) {
+    void* stream = nullptr;
+    if (torch.exchange->current_work_stream(dlpack::kCuda, device, &stream) == 0) return stream;
+    throw nb::python_error();
+  }
+  return reinterpret_cast<void*>(nb::cast<std::uintptr_t>(call(torch.raw_stream, nb::int_(device))));
+}
+
+bool all_of_one_dtype(nb::handle first, std::initializer_list<nb::handle> others) {
+  const nb::object dtype = first.attr("dtype");
+  return std::all_of(others.begin(), others.end(),
+                     [&](nb::handle other) { return other.is_none() || nb::object(other.attr("dtype")).is(dtype); });
 }
 
 }  // namespace
 
-Tensor borrow(nb::handle tensor, std::string_view name) {
-  if (tensor.is_none()) return {};
-  return tensor_from(taken(tensor, name), name);
+TorchScope::TorchScope(const Tensor& tensor) {
+  if (tensor.device().is_cpu()) return;
+  stream_.emplace(tensor.device(), current_torch_stream(tensor.device().index));
+  allocator_.emplace(torch_allocator());
 }
 
-Borrower::Borrower(std::string_view op, nb::handle first, std::string_view name) : op_(op) {
+Tensor borrow(nb::handle tensor, std::string_view name, Borrowed how_long) {
+  if (tensor.is_none()) return {};
+  const TorchFunctions& torch = torch_functions();
+  // DLPack says nothing of a negation that torch puts off, as that of the imaginary part of a conjugate.
+  PyObject* const is_neg = call_one(torch.is_neg, tensor);
+  if (is_neg == nullptr) PyErr_Clear();  // it is no tensor
+  if (nb::steal(is_neg).is(nb::handle(Py_True)))
+    return borrow(nb::object(tensor.attr("resolve_neg")()), name, how_long);
+  const auto* const type = reinterpret_cast<const PyObject*>(Py_TYPE(tensor.ptr()));
+  if (torch.exchange != nullptr && (type == torch.tensor_type || type == torch.parameter_type)) {
+    dlpack::Array view{};
+    if (how_long == Borrowed::kForCall && torch.exchange->view_of_object != nullptr) {
+      if (torch.exchange->view_of_object(tensor.ptr(), &view) == 0) return tensor_of_view(view, tensor, name);
+      PyErr_Clear();
+    }
+    dlpack::ManagedVersioned* managed = nullptr;
+    if (torch.exchange->from_object(tensor.ptr(), &managed) == 0) return tensor_of_managed(managed, name);
+    PyErr_Clear();  // refused below
+  }
+  return tensor_of_capsule(taken(tensor, name), name);
+}
+
+Borrower::Borrower(std::string_view op, nb::handle first, std::string_view name,
+                   std::initializer_list<nb::handle> activations, Borrowed how_long)
+    : op_(op), how_long_(how_long) {
   if (first.is_none())
     throw nb::type_error(("[" + std::string(op) + "] " + std::string(name) + ": expected a tensor, got None").c_str());
-  first_ = widened(first, name);
+  first_ = borrow(first, name, how_long_);
   if (!dtype_is_float(first_.dtype())) refuse_dtype(op, name, "a floating dtype", first_.dtype());
+  if (is_half(first_.dtype()) && (first_.device().is_cpu() || !all_of_one_dtype(first, activations)))
+    first_ = widened(first, name, how_long_);
 }
 
-void Borrower::check(const Tensor& tensor, std::string_view name) const {
-  if (tensor.dtype() == first_.dtype()) return;
-  refuse_dtype(op_, name, first_.dtype() == DType::kF64 ? "float64 as the first input" : "float32 or 16 bits",
+void Borrower::check(const Tensor& tensor, std::string_view name, DType expected) const {
+  if (tensor.dtype() == expected) return;
+  refuse_dtype(op_, name,
+               expected == DType::kF64   ? "float64 as the first input"
+               : is_half(first_.dtype()) ? "float32 or the 16 bits of the first input"
+                                         : "float32 or 16 bits",
                tensor.dtype());
 }
 
 Tensor Borrower::operator()(nb::handle tensor, std::string_view name) const {
   if (tensor.is_none()) return {};
-  const Tensor borrowed = widened(tensor, name);
-  check(borrowed, name);
+  const Tensor borrowed = is_half(first_.dtype()) ? borrow(tensor, name, how_long_) : widened(tensor, name, how_long_);
+  check(borrowed, name, first_.dtype());
+  return borrowed;
+}
+
+Tensor Borrower::parameter(nb::handle tensor, std::string_view name) const {
+  if (tensor.is_none()) return {};
+  const Tensor borrowed = widened(tensor, name, how_long_);
+  check(borrowed, name, first_.dtype() == DType::kF64 ? DType::kF64 : DType::kF32);
   return borrowed;
 }
 
 Tensor Borrower::weight(nb::handle tensor, std::string_view name) const {
   if (tensor.is_none()) return {};
-  const Tensor borrowed = borrow(tensor, name);
-  if (!(is_half(borrowed.dtype()) && first_.dtype() == DType::kF32)) check(borrowed, name);
+  const Tensor borrowed = borrow(tensor, name, how_long_);
+  const bool wide = first_.dtype() == DType::kF64;
+  if (wide || !is_half(borrowed.dtype())) check(borrowed, name, wide ? DType::kF64 : DType::kF32);
   return borrowed;
 }
 
 Tensor borrow_indices(nb::handle tensor, std::string_view name) {
   if (tensor.is_none()) return {};
-  return ids_from(taken(tensor, name), name);
+  return ids_of(borrow(tensor, name, Borrowed::kForTape), name);
 }
 
 Tensor borrow_writable(nb::handle tensor, std::string_view name) {
@@ -121,7 +259,9 @@ Tensor borrow_writable(nb::handle tensor, std::string_view name) {
     throw nb::value_error(("[torch] " + std::string(name) + ": expected memory that holds the values, got a negation " +
                            "that torch puts off (clone it)")
                               .c_str());
-  return writable_from(taken(tensor, name), name);
+  const Tensor borrowed = borrow(tensor, name);
+  check_writable(borrowed, true, name);
+  return borrowed;
 }
 
 bool is_complex(nb::handle tensor) {
@@ -130,6 +270,7 @@ bool is_complex(nb::handle tensor) {
 
 nb::object give(const Tensor& tensor) {
   if (!tensor.defined()) return nb::none();
+  if (const auto* memory = std::get_deleter<TorchMemory>(tensor.memory())) return torch_tensor_of(*memory, tensor);
   return call(torch_functions().from_dlpack, capsule_of(tensor));
 }
 
@@ -144,15 +285,65 @@ nb::object give_complex(const Tensor& tensor) {
   return call(torch_functions().view_as_complex, give(tensor));
 }
 
+namespace {
+
+const dlpack::ExchangeApi* exchange_api(nb::handle type) {
+  if (!nb::hasattr(type, "__dlpack_c_exchange_api__")) return nullptr;
+  const nb::object capsule = type.attr("__dlpack_c_exchange_api__");
+  if (PyCapsule_IsValid(capsule.ptr(), dlpack::kExchangeApi) == 0) return nullptr;
+  const auto* api = static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), dlpack::kExchangeApi));
+  while (api != nullptr && api->major > 1) api = api->older;
+  return api;
+}
+
+void set_torch(nb::module_ torch) {
+  TorchFunctions& functions = torch_functions();
+  const nb::object c = torch.attr("_C"), tensor = torch.attr("Tensor");
+  const auto hold = [](nb::object object) { return object.release().ptr(); };
+  functions.to_dlpack = hold(c.attr("_to_dlpack"));
+  functions.from_dlpack = hold(c.attr("_from_dlpack"));
+  functions.view_as_complex = hold(torch.attr("view_as_complex"));
+  functions.tensor_type = hold(tensor);
+  functions.parameter_type = hold(torch.attr("nn").attr("Parameter"));
+  functions.exchange = exchange_api(tensor);
+  functions.is_neg = hold(tensor.attr("is_neg"));
+  functions.empty = hold(torch.attr("empty"));
+  functions.as_strided = hold(tensor.attr("as_strided_"));
+  if (nb::hasattr(c, "_cuda_getCurrentRawStream")) functions.raw_stream = hold(c.attr("_cuda_getCurrentRawStream"));
+  functions.empty_names = hold(nb::make_tuple("dtype", "device"));
+  for (const DType dtype :
+       {DType::kF32, DType::kF64, DType::kBF16, DType::kF16, DType::kI32, DType::kI64, DType::kU8}) {
+    const char* const name = dtype == DType::kU8 ? "uint8" : torch_name(dtype).data();
+    functions.dtypes.at(static_cast<std::size_t>(dtype)) = hold(torch.attr(name));
+  }
+}
+
+// TorchScope for Python: with native.TorchScope(tensor): ...
+class ScopeObject {
+ public:
+  explicit ScopeObject(nb::object tensor) : tensor_(std::move(tensor)) {}
+  void enter() { scope_.emplace(borrow(tensor_, "tensor")); }
+  void exit() { scope_.reset(); }
+
+ private:
+  nb::object tensor_;
+  std::optional<TorchScope> scope_;
+};
+
+}  // namespace
+
 void bind_torch_tensors(nb::module_& m) {
+  m.def("set_torch", &set_torch, nb::arg("torch"),
+        "Hands over the module torch, whose functions make and take tensors; coluber.torch calls it once.");
   m.def(
-      "set_torch",
-      [](nb::object to_dlpack, nb::object from_dlpack, nb::object view_as_complex) {
-        torch_functions() = {to_dlpack.release().ptr(), from_dlpack.release().ptr(), view_as_complex.release().ptr(),
-                             nb::object(nb::module_::import_("torch").attr("Tensor").attr("is_neg")).release().ptr()};
-      },
-      nb::arg("to_dlpack"), nb::arg("from_dlpack"), nb::arg("view_as_complex"),
-      "Hands over torch's functions for DLPack capsules; coluber.torch calls it once.");
+      "give", [](nb::handle array) { return give(nb::cast<const Tensor&>(array)); }, nb::arg("array"),
+      "A coluber.Array as a torch tensor over the same memory.");
+  nb::class_<ScopeObject>(m, "TorchScope",
+                          "Work inside of it goes to torch's current stream on the tensor's device, and memory comes "
+                          "from torch's allocator.")
+      .def(nb::init<nb::object>(), nb::arg("tensor"))
+      .def("__enter__", &ScopeObject::enter)
+      .def("__exit__", [](ScopeObject& self, nb::args) { self.exit(); });
 }
 
 }  // namespace coluber::python

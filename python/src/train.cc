@@ -171,7 +171,7 @@ class TrainerObject {
     if (source.model) {
       model_ = *source.model;
     } else if (!checkpoint_.empty()) {
-      model_ = Model::load(checkpoint_);
+      model_ = Model::load(checkpoint_).to(flags_.chosen_device());
     } else if (!data_.train) {
       throw Error(ErrorCode::kInvalidArgument, "train", "model: expected one beside batches of your own, got none");
     } else {
@@ -269,8 +269,8 @@ std::unique_ptr<TrainerObject> make_trainer(std::vector<std::string> words, cons
 }
 
 nb::dict estimate(TrainerObject& self, nb::handle hooks) {
-  const TrainEstimate e =
-      self.use(hooks, [](Trainer& trainer) { return trainer.estimate(apps::available_memory_bytes()); });
+  const TrainEstimate e = self.use(
+      hooks, [&](Trainer& trainer) { return trainer.estimate(apps::available_memory_bytes(self.model().device())); });
   nb::dict d;
   d["parameter_bytes"] = e.parameter_bytes;
   d["optimizer_bytes"] = e.optimizer_bytes;

@@ -35,8 +35,46 @@ void set_current_stream(const Stream& stream);
 // Waits for all work of the current stream.
 void synchronize(int device);
 
-// 256-byte aligned, uninitialised. Throws kOutOfMemory: bytes asked for, free and in all.
-std::shared_ptr<void> allocate(std::int64_t size_bytes, int device);
+// `later` waits for all that `earlier` has been given so far; the host does not.
+void order(const Stream& earlier, const Stream& later);
+// A place in the work of a stream: where it stands when this is made.
+class Event {
+ public:
+  explicit Event(const Stream& stream);
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  bool passed() const;  // all work before it is done; does not wait
+  void* handle() const { return handle_; }
+
+ private:
+  void* handle_ = nullptr;  // a cudaEvent_t
+};
+
+// 256-byte aligned, uninitialised. Throws kOutOfMemory: bytes asked for, free and in all. `dtype` is of what it will
+// hold, for allocators that ask.
+std::shared_ptr<void> allocate(std::int64_t size_bytes, int device, DType dtype = DType::kU8);
+
+// Where memory comes from instead of the cache, for programs that have an allocator of their own. What it gives must be
+// safe to write on the current stream, and what is given back may still be read there.
+class Allocator {
+ public:
+  virtual ~Allocator() = default;
+  virtual std::shared_ptr<void> allocate(std::int64_t size_bytes, int device, DType dtype) = 0;
+};
+
+// While it lives, this thread allocates on GPUs from `allocator`.
+class AllocatorScope {
+ public:
+  explicit AllocatorScope(Allocator& allocator);
+  ~AllocatorScope();
+  AllocatorScope(const AllocatorScope&) = delete;
+  AllocatorScope& operator=(const AllocatorScope&) = delete;
+
+ private:
+  Allocator* before_;
+};
+
 MemoryStats memory_stats(int device);
 void reset_memory_peak(int device);
 void release_cached_memory(int device);

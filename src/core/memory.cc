@@ -63,8 +63,8 @@ std::shared_ptr<void> allocate_cpu(std::int64_t size_bytes) {
   return std::shared_ptr<void>(block, [bytes](void* p) { cache().give(p, bytes); });
 }
 
-std::shared_ptr<void> allocate(std::int64_t size_bytes, Device device) {
-  return device.type == DeviceType::kCpu ? allocate_cpu(size_bytes) : cuda::allocate(size_bytes, device.index);
+std::shared_ptr<void> allocate(std::int64_t size_bytes, Device device, DType dtype) {
+  return device.type == DeviceType::kCpu ? allocate_cpu(size_bytes) : cuda::allocate(size_bytes, device.index, dtype);
 }
 
 MemoryStats memory_stats(Device device) {

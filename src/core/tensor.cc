@@ -74,7 +74,7 @@ bool operator==(const Shape& a, const Shape& b) {
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   const std::int64_t bytes = checked_size_bytes(shape, dtype);
-  std::shared_ptr<void> memory = allocate(std::max<std::int64_t>(bytes, 1), device);
+  std::shared_ptr<void> memory = allocate(std::max<std::int64_t>(bytes, 1), device, dtype);
   void* data = memory.get();
   return from_memory(data, shape, dtype, std::move(memory), device);
 }

@@ -1,7 +1,9 @@
 // Tensors in the memory of a GPU: copies between devices, layouts and dtypes, the cache of blocks, streams, refusals.
 #include <cmath>
 #include <limits>
+#include <memory>
 
+#include "core/cuda.h"
 #include "kernels/machine.h"
 #include "tests/cuda/cuda.h"
 
@@ -96,6 +98,34 @@ TEST_F(CudaTensor, MemoryIsKeptAndGivenBack) {
   EXPECT_EQ(Tensor::empty({1 << 20}, DType::kF32, kGpu).raw(), address);
   release_cached_memory(kGpu);
   EXPECT_EQ(memory_stats(kGpu).cached_bytes, 0);
+}
+
+// Gives the same block to everybody, and remembers what for.
+class OneBlock final : public cuda::Allocator {
+ public:
+  std::shared_ptr<void> allocate(std::int64_t size_bytes, int, DType dtype) override {
+    size_bytes_ = size_bytes;
+    dtype_ = dtype;
+    return {block_.memory(), block_.raw()};
+  }
+  const Tensor block_ = Tensor::empty({1 << 20}, DType::kU8, kGpu);
+  std::int64_t size_bytes_ = 0;
+  DType dtype_ = DType::kU8;
+};
+
+TEST_F(CudaTensor, MemoryOfAnotherAllocator) {
+  OneBlock allocator;
+  Tensor t;
+  {
+    const cuda::AllocatorScope scope(allocator);
+    t = Tensor::full({10}, 3, DType::kBF16, kGpu);
+    EXPECT_EQ(t.raw(), allocator.block_.raw());
+    EXPECT_EQ(allocator.size_bytes_, 20);
+    EXPECT_EQ(allocator.dtype_, DType::kBF16);
+  }
+  EXPECT_EQ(t.memory().use_count(), 2);  // held as anybody's
+  EXPECT_NE(Tensor::empty({10}, DType::kBF16, kGpu).raw(), t.raw());
+  EXPECT_EQ(t.at({9}), 3);
 }
 
 TEST_F(CudaTensor, OutOfMemorySaysWhatThereIs) {

@@ -184,7 +184,7 @@ def test_generate_until():
 @pytest.mark.parametrize(
     "options, error, sentence",
     [
-        ({"device": "cuda"}, NotImplementedError, "got cuda"),
+        ({"device": "gpu"}, ValueError, "expected cpu, cuda, cuda:N or auto, got gpu"),
         ({"batch_size": "many"}, ValueError, "batch_size: expected auto"),
         ({"batch_size": 0}, ValueError, "batch_size"),
         ({"max_length": -1}, ValueError, "max_length"),

@@ -4,13 +4,12 @@ import gc
 import pathlib
 
 import pytest
-from torch_support import Goldens, backward_of, error, leaves, torch
+from torch_support import Goldens, backward_of, error, in_places, leaves, torch
 
 from coluber import torch as ct
 from coluber.torch import reference
 
 SCAN, CONV, NORM = Goldens("selective_scan"), Goldens("causal_conv1d"), Goldens("norm")
-DTYPES = {"f64": (torch.float64, 1e-11), "f32": (torch.float32, 2e-4)}
 
 
 def normal(*shape, dtype=torch.float64):
@@ -21,10 +20,9 @@ def as_complex(tensor):
     return torch.view_as_complex(tensor.contiguous())
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@in_places
 @pytest.mark.parametrize("case", SCAN.cases)
-def test_scan_goldens(case, dtype):
-    dtype, bound = DTYPES[dtype]
+def test_scan_goldens(case, device, dtype, bound):
     options, inputs = SCAN.options(case), SCAN.tensors(case)
     if options["complex_A"]:
         for name in ("A", "initial_state"):
@@ -34,7 +32,7 @@ def test_scan_goldens(case, dtype):
             if options[name + "_kind"].startswith("constant"):
                 inputs[name] = as_complex(inputs[name])
     complex_dtype = torch.complex128 if dtype == torch.float64 else torch.complex64
-    inputs = {name: t.to(complex_dtype if t.is_complex() else dtype) for name, t in inputs.items()}
+    inputs = {name: t.to(device, complex_dtype if t.is_complex() else dtype) for name, t in inputs.items()}
     given = dict(zip(inputs, leaves(*inputs.values())))
     state = given.pop("initial_state", None)
     out, last = ct.selective_scan_fn(
@@ -55,13 +53,13 @@ def test_scan_goldens(case, dtype):
         assert error(torch.view_as_real(got) if got.is_complex() else got, grad) < 10 * bound, name
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@in_places
 @pytest.mark.parametrize("case", CONV.cases)
-def test_conv_goldens(case, dtype):
-    dtype, bound = DTYPES[dtype]
+def test_conv_goldens(case, device, dtype, bound):
     options, inputs = CONV.options(case), CONV.tensors(case)
     seq_idx, cu_seqlens = inputs.pop("seq_idx", None), inputs.pop("cu_seqlens", None)
-    inputs = {name: t.to(dtype) for name, t in inputs.items()}
+    seq_idx = None if seq_idx is None else seq_idx.to(device)
+    inputs = {name: t.to(device, dtype) for name, t in inputs.items()}
     given = dict(zip(inputs, leaves(*inputs.values())))
     activation = "silu" if options["silu"] else None
     state = given.get("initial_state")
@@ -82,12 +80,11 @@ def test_conv_goldens(case, dtype):
         assert error(given[name].grad, grad) < 10 * bound, name
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@in_places
 @pytest.mark.parametrize("case", NORM.cases)
-def test_norm_goldens(case, dtype):
-    dtype, bound = DTYPES[dtype]
+def test_norm_goldens(case, device, dtype, bound):
     options, inputs = NORM.options(case), NORM.tensors(case)
-    given = dict(zip(inputs, leaves(*(t.to(dtype) for t in inputs.values()))))
+    given = dict(zip(inputs, leaves(*(t.to(device, dtype) for t in inputs.values()))))
     function = ct.rms_norm_fn if options["kind"] == "rms" else ct.layer_norm_fn
     out, total = function(
         given["x"], given["weight"], given.get("bias"), given.get("residual"), eps=options["eps"], prenorm=True
@@ -101,13 +98,14 @@ def test_norm_goldens(case, dtype):
         assert error(given[name].grad, grad) < 10 * bound, name
 
 
-def scan_inputs(b=2, d=4, l=6, n=3, groups=None, dtype=torch.float64):
+def scan_inputs(b=2, d=4, l=6, n=3, groups=None, dtype=torch.float64, device="cpu"):
     shape = (b, n, l) if groups is None else (b, groups, n, l)
-    return [
+    inputs = [
         normal(b, d, l, dtype=dtype), normal(b, d, l, dtype=dtype), -torch.rand(d, n, dtype=dtype) - 0.1,
         normal(*shape, dtype=dtype), normal(*shape, dtype=dtype), normal(d, dtype=dtype), normal(b, d, l, dtype=dtype),
         normal(d, dtype=dtype),
     ]
+    return [t.to(device) for t in inputs]
 
 
 @pytest.mark.parametrize("groups", [None, 2])
@@ -205,31 +203,36 @@ def test_any_strides():
     )
 
 
-def test_packed_rows_are_separate_rows():
-    u, delta, A, B, C, D, z, bias = scan_inputs(b=1, l=9)
-    packed = torch.tensor([0, 4, 9], dtype=torch.int32)
+@in_places
+def test_packed_rows_are_separate_rows(device, dtype, bound):
+    u, delta, A, B, C, D, z, bias = scan_inputs(b=1, l=9, dtype=dtype, device=device)
+    packed = torch.tensor([0, 4, 9], dtype=torch.int32, device=device)
     out, last = ct.selective_scan_fn(u, delta, A, B, C, D, z, bias, True, True, cu_seqlens=packed)
     by_idx = ct.selective_scan_fn(
-        u, delta, A, B, C, D, z, bias, True, seq_idx=torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1, 1]])
+        u, delta, A, B, C, D, z, bias, True, seq_idx=torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1, 1]], device=device)
     )
-    assert error(by_idx, out) < 1e-12
+    assert error(by_idx, out) < bound
     for i, (begin, end) in enumerate(((0, 4), (4, 9))):
         one = [t[..., begin:end] for t in (u, delta, B, C, z)]
         part, state = ct.selective_scan_fn(one[0], one[1], A, one[2], one[3], D, one[4], bias, True, True)
-        assert error(out[..., begin:end], part) < 1e-12
-        assert error(last[i : i + 1], state) < 1e-12
+        assert error(out[..., begin:end], part) < bound
+        assert error(last[i : i + 1], state) < bound
 
 
+@in_places
 @pytest.mark.parametrize("heads", [False, True])
 @pytest.mark.parametrize("indices", [False, True])
-def test_state_update_is_a_token_of_the_scan(heads, indices):
+def test_state_update_is_a_token_of_the_scan(heads, indices, device, dtype, bound):
+    def normal(*shape):
+        return torch.randn(*shape, dtype=dtype, device=device)
+
     b, h, p, n, g, rows = 3, 4, 5, 6, 2, 7
     d = h * p
     x, dt, z = normal(b, d), normal(b, d), normal(b, d)
-    A, D, bias = -torch.rand(d, n, dtype=torch.float64), normal(d), normal(d)
+    A, D, bias = -normal(d, n).abs(), normal(d), normal(d)
     B, C = (normal(b, g, n), normal(b, g, n)) if heads else (normal(b, n), normal(b, n))
     pool = normal(rows if indices else b, d, n)
-    chosen = torch.tensor([5, 0, 2], dtype=torch.int32) if indices else None
+    chosen = torch.tensor([5, 0, 2], dtype=torch.int32, device=device) if indices else None
     before = pool[chosen.long()] if indices else pool.clone()
     scanned = [t.unsqueeze(-1) for t in (x, dt, B, C, z)]
     expected, last = ct.selective_scan_fn(
@@ -240,26 +243,30 @@ def test_state_update_is_a_token_of_the_scan(heads, indices):
     out = ct.selective_state_update(
         state, split(x, 1), split(dt, 1), split(A, 0), B, C, split(D, 0), split(z, 1), split(bias, 0), True, chosen
     )
-    assert error(out.reshape(b, d), expected[..., 0]) < 1e-12
+    assert error(out.reshape(b, d), expected[..., 0]) < bound
     after = state.reshape(-1, d, n)
-    assert error(after[chosen.long()] if indices else after, last) < 1e-12
+    assert error(after[chosen.long()] if indices else after, last) < bound
     if indices:
         untouched = [i for i in range(rows) if i not in chosen]
         assert torch.equal(after[untouched], pool[untouched])
 
 
+@in_places
 @pytest.mark.parametrize("length", [1, 3, 8])
 @pytest.mark.parametrize("circular", [False, True])
 @pytest.mark.parametrize("slots", [3, 6])
-def test_conv_update(length, circular, slots):
+def test_conv_update(length, circular, slots, device, dtype, bound):
+    def normal(*shape):
+        return torch.randn(*shape, dtype=dtype, device=device)
+
     x, state, weight, bias = normal(2, 3, length), normal(2, 3, slots), normal(3, 4), normal(3)
-    places = torch.tensor([7, 2], dtype=torch.int32) if circular else None
+    places = torch.tensor([7, 2], dtype=torch.int32, device=device) if circular else None
     want_state = state.clone()
     if circular and length > slots:
         pytest.skip("which of several tokens stays in one place of the reference's buffer is not defined")
     want = reference.causal_conv1d_update_ref(x, want_state, weight, bias, "silu", places)
     got = ct.causal_conv1d_update(x, state, weight, bias, "silu", places)
-    assert error(got, want) < 1e-12 and torch.equal(state, want_state)
+    assert error(got, want) < bound and torch.equal(state, want_state)
     if length == 1 and not circular:
         state2 = normal(2, 3, slots)
         same = state2.clone()

@@ -9,6 +9,26 @@ import pytest
 
 torch = pytest.importorskip("torch", minversion="1.13.0a0", reason="torch 1.13 or newer is not installed")
 
+import coluber
+
+
+def gpu_reason():
+    """Why nothing runs on a GPU here; empty where it does."""
+    if coluber.cuda_device_count() == 0:
+        return coluber.cuda_unavailable_reason()
+    return "" if torch.cuda.is_available() else "this torch has no CUDA"
+
+
+needs_gpu = pytest.mark.skipif(bool(gpu_reason()), reason=gpu_reason())
+
+# Where golden files are repeated: device, dtype and a bound in the units of error().
+PLACES = [
+    pytest.param("cpu", torch.float64, 1e-11, id="cpu-f64"),
+    pytest.param("cpu", torch.float32, 2e-4, id="cpu-f32"),
+    pytest.param("cuda", torch.float32, 2e-4, id="cuda-f32", marks=needs_gpu),
+]
+in_places = pytest.mark.parametrize("device, dtype, bound", PLACES)
+
 GOLDENS = pathlib.Path(os.environ.get("COLUBER_GOLDENS", pathlib.Path(__file__).parents[1] / "goldens" / "data"))
 DTYPES = {"F64": "float64", "F32": "float32", "I32": "int32", "I64": "int64", "U8": "uint8"}
 
@@ -48,6 +68,7 @@ class Goldens:
 def error(got, expected):
     """max |got - expected| / max(|expected|, 1), less what an expected value in float32 was rounded by"""
     assert got.shape == expected.shape
+    got, expected = got.cpu(), expected.cpu()
     if got.numel() == 0:
         return 0.0
     if got.is_complex():
@@ -63,4 +84,4 @@ def leaves(*tensors):
 
 def backward_of(outputs, cotangents):
     """Gradients into leaves of sum over outputs of sum(out cot)."""
-    sum((out * cot.to(out.dtype)).sum() for out, cot in zip(outputs, cotangents) if cot is not None).backward()
+    sum((out * cot.to(out)).sum() for out, cot in zip(outputs, cotangents) if cot is not None).backward()

@@ -11,6 +11,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
+from .._native import cuda_device_count, cuda_unavailable_reason
 from ..model import Model
 from ..tokenizer import Tokenizer
 from .scoring import score
@@ -32,7 +33,7 @@ class ColuberLM(TemplateLM):
     that are looked at, older ones are cut off and long documents read in windows of so many, as it is done for published
     numbers; 0: all, in one piece. add_bos_token: begin-of-text in front of every text; None: where the tokenizer has
     one of its own. prefix_token_id: before a text without context; None: begin-of-text, else end-of-text. seed: of
-    sampling, which tasks rarely ask for.
+    sampling, which tasks rarely ask for. device: "cpu", "cuda", "cuda:1" or "auto"; None: "auto".
     """
 
     def __init__(
@@ -52,17 +53,16 @@ class ColuberLM(TemplateLM):
         device: Optional[str] = None,
     ):
         super().__init__()
-        if device == _DEFAULT_DEVICE:
-            logging.getLogger(__name__).info("[lm_eval] device: cpu, as this build has no other (asked for %s)", device)
-        elif device not in (None, "cpu"):
-            raise NotImplementedError(f"[lm_eval] device: expected cpu, got {device} (this build computes on the CPU)")
+        if device == _DEFAULT_DEVICE and cuda_device_count() == 0:
+            logging.getLogger(__name__).info("[lm_eval] device: cpu, as %s", cuda_unavailable_reason())
+            device = "cpu"
         if max_length < 0:
             raise ValueError(f"[lm_eval] max_length: expected 0 (no limit) or more, got {max_length}")
         self.batch_size = _batch_size(batch_size, max_batch_size)
         if isinstance(pretrained, Model):
-            self.model = pretrained
+            self.model = pretrained if device in (None, pretrained.device) else pretrained.to(device=device)
         else:
-            self.model = Model.load(pretrained, _DTYPES.get(dtype, dtype), tokenizer=tokenizer)
+            self.model = Model.load(pretrained, _DTYPES.get(dtype, dtype), device=device or "auto", tokenizer=tokenizer)
         if self.model.tokenizer is None:
             raise ValueError("[lm_eval] tokenizer: expected one beside the weights, or tokenizer=PATH, got none")
         if self.model.config.bidirectional:

@@ -1,9 +1,11 @@
-"""Coluber for torch: the names of mamba-ssm and causal-conv1d, with their arguments, layouts and gradients, on the CPU.
+"""Coluber for torch: the names of mamba-ssm and causal-conv1d, with their arguments, layouts and gradients, on CPUs and
+NVIDIA GPUs.
 
     from coluber.torch import Mamba, selective_scan_fn
 
 Tensors are shared with torch by DLPack, without copies. Every function works under autograd, and with torch 2.4 or
-newer under torch.compile without graph breaks.
+newer under torch.compile without graph breaks. On a GPU work goes to torch's current stream and memory is of torch's
+allocator, so that streams, record_stream and CUDA graphs mean what they do for torch's own operations.
 """
 
 try:

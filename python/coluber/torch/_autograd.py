@@ -6,7 +6,7 @@ import torch
 
 from .._native import torch as native
 
-native.set_torch(torch._C._to_dlpack, torch._C._from_dlpack, torch.view_as_complex)
+native.set_torch(torch)
 
 # True while torch.compile traces; torch before 2.1 has no such thing.
 is_compiling = getattr(getattr(torch, "compiler", None), "is_compiling", None) or (lambda: False)
@@ -65,10 +65,13 @@ def resets_of(seq_idx):
     return resets
 
 
-def autocast_dtype():
-    """dtype of matrix products under torch.autocast on the CPU, else None."""
+def autocast_dtype(tensor):
+    """dtype of matrix products under torch.autocast on the device of `tensor`, else None."""
+    kind = tensor.device.type
     if _autocast_takes_device:
-        return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    if kind == "cuda":
+        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
     return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
 
 

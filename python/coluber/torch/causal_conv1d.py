@@ -67,7 +67,7 @@ def causal_conv1d_fn(
     out, state = result if want_state else (result, None)
     if seq_idx is not None:
         padding = seq_idx < 0
-        if is_compiling() or bool(padding.any()):
+        if is_compiling() or x.is_cuda or bool(padding.any()):  # a GPU is not waited for
             out = out.masked_fill(padding.unsqueeze(1), 0)
     if final_states_out is not None:
         final_states_out.copy_(state)

@@ -166,7 +166,9 @@ class Mamba(nn.Module):
         conv_state, ssm_state = (None, None) if state is None else state
         if not self._runs_natively():
             return self._run_by_ops(x, conv_state, ssm_state, cu_seqlens, resets, want_state)
-        autocast = autocast_dtype()
+        autocast = autocast_dtype(x)
+        if autocast is not None and x.is_cuda:
+            x = x.to(autocast)  # activations are stored in 16 bits there
         weights = self._weights()
         bf16 = (weights[0].dtype if autocast is None else autocast) == torch.bfloat16
         arguments = (cu_seqlens, resets, x, conv_state, ssm_state)
@@ -304,7 +306,7 @@ class Mamba(nn.Module):
             conv_state.copy_(conv)
         if ssm is not ssm_state:
             ssm_state.copy_(ssm)
-        dtype = autocast_dtype() or x.dtype
+        dtype = autocast_dtype(x) or x.dtype
         return out if out.dtype == dtype else out.to(dtype)
 
     def allocate_inference_cache(self, batch_size, max_seqlen, dtype=None):

@@ -143,5 +143,31 @@ void synchronize(int device) {
   check(cudaStreamSynchronize(handle_of(current_stream(device))), "synchronize");
 }
 
+Event::Event(const Stream& stream) {
+  const DeviceScope scope(stream.device);
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+  handle_ = event;
+  check(cudaEventRecord(event, handle_of(stream)), "cudaEventRecord");
+}
+
+Event::~Event() {
+  cudaEventDestroy(static_cast<cudaEvent_t>(handle_));  // goes when it has been reached
+}
+
+// An event that is part of a graph in the making, or of a device that is lost, is waited for by nobody.
+bool Event::passed() const {
+  const cudaError_t result = cudaEventQuery(static_cast<cudaEvent_t>(handle_));
+  if (result != cudaSuccess) cudaGetLastError();
+  return result != cudaErrorNotReady;
+}
+
+void order(const Stream& earlier, const Stream& later) {
+  if (earlier.device == later.device && earlier.handle == later.handle) return;
+  const Event reached(earlier);
+  const DeviceScope scope(later.device);
+  check(cudaStreamWaitEvent(handle_of(later), static_cast<cudaEvent_t>(reached.handle()), 0), "cudaStreamWaitEvent");
+}
+
 }  // namespace cuda
 }  // namespace coluber

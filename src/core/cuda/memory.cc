@@ -63,6 +63,8 @@ Caches& caches() {
   return instance;
 }
 
+thread_local Allocator* thread_allocator = nullptr;  // null: the caches
+
 [[noreturn]] void refuse_out_of_memory(std::int64_t size_bytes, int device) {
   const CudaDeviceInfo info = cuda_device_info(device);
   const MemoryStats stats = memory_stats(device);
@@ -74,7 +76,16 @@ Caches& caches() {
 
 }  // namespace
 
-std::shared_ptr<void> allocate(std::int64_t size_bytes, int device) {
+AllocatorScope::AllocatorScope(Allocator& allocator) : before_(thread_allocator) {
+  thread_allocator = &allocator;
+}
+
+AllocatorScope::~AllocatorScope() {
+  thread_allocator = before_;
+}
+
+std::shared_ptr<void> allocate(std::int64_t size_bytes, int device, DType dtype) {
+  if (thread_allocator != nullptr) return thread_allocator->allocate(size_bytes, device, dtype);
   require_device(device);
   DeviceCache& cache = caches().find(device, current_stream(device).handle);
   const std::int64_t bytes = cache.size_class(size_bytes);
