@@ -39,7 +39,7 @@ std::int64_t peak_of(Device device, Work&& work) {
 
 // What a pass over a batch takes, a + c tokens, from passes over two small parts.
 Trainer::Impl::PassBytes Trainer::Impl::predict_pass_bytes(const Batch& batch) {
-  const std::int64_t b = batch.ids.size(0), l = batch.ids.size(1);
+  const std::int64_t l = batch.ids.size(1);
   const auto pass_bytes = [&](std::int64_t length) {
     Batch part{cut(batch.ids, 1, length), cut(batch.targets, 1, length), {}};
     part.sequences.resets = cut(batch.sequences.resets, 1, length);

@@ -167,12 +167,14 @@ TEST_F(SmallOpsCuda, EmbeddingGradients) {
     std::int64_t tok, v, m;
     bool frequent;
   };
-  for (const auto& [tok, v, m, frequent] : {Sizes{1, 1, 1, false},
-                                            {31, 5, 24, false},
-                                            {64, 1, 40, false},
-                                            {1000, 50, 768, true},
-                                            {3000, 50280, 256, true},
-                                            {5000, 300, 33, true}}) {
+  for (const Sizes& sizes : {Sizes{1, 1, 1, false},
+                             {31, 5, 24, false},
+                             {64, 1, 40, false},
+                             {1000, 50, 768, true},
+                             {3000, 50280, 256, true},
+                             {5000, 300, 33, true}}) {
+    const std::int64_t tok = sizes.tok, v = sizes.v, m = sizes.m;
+    const bool frequent = sizes.frequent;
     for_each_storage([&](auto zero) {
       using T = decltype(zero);
       const Tensor ids = ids_of(tok, v, frequent), there = ids.to(kGpu);
