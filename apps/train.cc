@@ -54,6 +54,7 @@ class StopOnSignal {
     for (std::size_t i = 0; i < 2; ++i) sigaction(kSignals[i], &action, &before_[i]);
   }
   ~StopOnSignal() {
+    if (stop_signal != 0) return;  // more of the same may still come before the program has ended
     for (std::size_t i = 0; i < 2; ++i) sigaction(kSignals[i], &before_[i], nullptr);
   }
   StopOnSignal(const StopOnSignal&) = delete;

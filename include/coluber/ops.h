@@ -10,13 +10,11 @@
 //     residual stream are f32; sums are f32. All tensors of a call are on one device; ids, targets, cu_seqlens and
 //     resets may come from the CPU. Work is queued on the thread's current stream (device.h).
 //   * Inputs may be strided. Fast kernels want channels contiguous; other layouts are copied once.
-//   * Sequences are the b rows of l tokens, or, with `cu_seqlens` (s+1) i32, s sequences packed in one row (b = 1):
-//   tokens
-//     cu_seqlens[i] to cu_seqlens[i+1] belong to sequence i, and states have one slot per sequence.
+//   * Sequences are the b rows of l tokens, or, with `cu_seqlens` (s+1) i32, s sequences packed in one row (b = 1),
+//     cu_seqlens[i] to cu_seqlens[i+1] being the tokens of sequence i; states have one slot per sequence.
 //   * `resets` (b,l) u8: where not 0, the state is cleared before that token.
 //   * `reverse`: every sequence is processed from its last token to its first; state_in stands before the last token.
-//   * `state_out`: null: not wanted. A defined tensor is written in place (it may be state_in), an undefined one is
-//   made.
+//   * `state_out`: null: not wanted. A defined tensor is written in place (it may be state_in), an undefined one made.
 //   * backward returns gradients of the inputs that were defined; `grad_state_out` may be undefined (zero).
 //   * Throws coluber::Error on shapes, dtypes and options that do not fit. Same bits on every run and thread count.
 #pragma once

@@ -118,12 +118,13 @@ TEST_F(CudaTensor, MemoryOfAnotherAllocator) {
   Tensor t;
   {
     const cuda::AllocatorScope scope(allocator);
-    t = Tensor::full({10}, 3, DType::kBF16, kGpu);
+    t = Tensor::empty({10}, DType::kBF16, kGpu);
     EXPECT_EQ(t.raw(), allocator.block_.raw());
     EXPECT_EQ(allocator.size_bytes_, 20);
     EXPECT_EQ(allocator.dtype_, DType::kBF16);
   }
   EXPECT_EQ(t.memory().use_count(), 2);  // held as anybody's
+  t.fill(3);
   EXPECT_NE(Tensor::empty({10}, DType::kBF16, kGpu).raw(), t.raw());
   EXPECT_EQ(t.at({9}), 3);
 }

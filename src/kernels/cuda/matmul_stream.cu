@@ -234,8 +234,9 @@ bool takes_stream(int device, const MatmulParams& p) {
   const auto whole = [](const Matrix& m) { return m.columns % 8 == 0 && m.ld % 8 == 0 && is_aligned(m.data, 16); };
   return p.transpose_b && !p.transpose_a && !p.accumulate && dtype_size(p.b.dtype) == 2 && p.a.dtype == p.b.dtype &&
          p.a.rows >= 1 && p.a.rows <= kMaxStreamRows && whole(p.a) && whole(p.b) &&
-         (p.a.rows <= kFewRows ||
-          (most_shared_bytes(device) >= kMostManyBytes && p.b.rows * p.b.columns * 2 <= kManyWeightBytes));
+         (p.a.rows <= kFewRows ||  // over them only what may be read ahead of the kernel in front gains by it
+          (p.b_is_settled && most_shared_bytes(device) >= kMostManyBytes &&
+           p.b.rows * p.b.columns * 2 <= kManyWeightBytes));
 }
 
 void matmul_stream(const Stream& stream, const MatmulParams& p) {
