@@ -72,7 +72,7 @@ class AllocatorScope {
   AllocatorScope& operator=(const AllocatorScope&) = delete;
 
  private:
-  Allocator* before_;
+  [[maybe_unused]] Allocator* before_;  // unused where the build has no CUDA
 };
 
 MemoryStats memory_stats(int device);
