@@ -1,12 +1,12 @@
 // mamba_step: one token of a residual block, x = x + mixer(norm(x)), for a few sequences at once (arXiv 2312.00752,
 // Figure 3), in four or five kernels instead of nine:
 //
-//   norm_linear     r = x + residual;  xz = norm(r) W_in^T + b_in; in 16 bits over 2 rows the norm is a kernel of its
-//   own conv_x_proj     u = silu(conv(x)); dt B C = u W_x^T, as partial sums over slices of channels dt_scan         dt
-//   = softplus(W_dt dt + dt_bias); h = exp(dt A) h + dt B u; y = (C h + D u) silu(z) matmul          out = y W_out^T +
-//   b_out (kernels/matmul.h)
+//   norm_linear    r = x + residual;  xz = norm(r) W_in^T + b_in
+//   conv_x_proj    u = silu(conv(x)); dt B C = u W_x^T, as partial sums over slices of channels
+//   dt_scan        dt = softplus(W_dt dt + dt_bias); h = exp(dt A) h + dt B u; y = (C h + D u) silu(z)
+//   matmul         out = y W_out^T + b_out (kernels/matmul.h)
 //
-// Where sizes do not fit, Mamba::step goes op by op.
+// In 16 bits over 2 rows the norm is a kernel of its own. Where sizes do not fit, Mamba::step goes op by op.
 //
 // Bound by reading the weights once. Each kernel may start while the one before still runs: it asks for its first
 // weights before it waits for its input. The numbers are those of modules/mamba.cc step by step, roundings to the

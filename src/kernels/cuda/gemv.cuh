@@ -1,5 +1,5 @@
-// A warp's share of y = x W^T for a few rows of x that lie in shared memory: kOutputs rows of W, 16 bytes of each per
-// lane and turn.
+// A warp's share of y = x W^T in f32 for a few rows of x that lie in shared memory: kOutputs rows of W, 16 bytes of
+// each per lane and turn.
 //
 // W comes from memory once, so what counts is how many loads are under way: the first kAhead turns are asked for before
 // x is there (start), all others are unrolled. Products are added in the order of k by lane and summed over lanes by a
@@ -12,12 +12,12 @@
 
 namespace coluber::cuda {
 
-template <class W, int kRows, int kOutputs>
-struct Gemv {
-  static constexpr int kVector = kPerVector<W>, kStep = 32 * kVector, kAhead = 3;
+template <int kRows, int kOutputs>
+struct GemvF32 {
+  static constexpr int kVector = kPerVector<float>, kStep = 32 * kVector, kAhead = 3;
 
-  const W* rows[kOutputs];
-  Vector<W> ahead[kOutputs][kAhead];
+  const float* rows[kOutputs];
+  Vector<float> ahead[kOutputs][kAhead];
   float sum[kOutputs][kRows];
 
   // k is a multiple of kVector, rows are 16-byte aligned.
@@ -25,7 +25,7 @@ struct Gemv {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int o = 0; o < kOutputs; ++o) {
-      rows[o] = static_cast<const W*>(weight.data) + min(first + o, weight.rows - 1) * weight.ld;
+      rows[o] = static_cast<const float*>(weight.data) + min(first + o, weight.rows - 1) * weight.ld;
 #pragma unroll
       for (int j = 0; j < kAhead; ++j) {
         const int i = lane * kVector + j * kStep;
@@ -36,34 +36,33 @@ struct Gemv {
     }
   }
 
-  __device__ __forceinline__ void add(const Vector<W> (&w)[kOutputs], const W* x, int stride) {
+  __device__ __forceinline__ void add(const Vector<float> (&w)[kOutputs], const float* x, int stride) {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const Vector<W> v = load_vector(x + r * stride);
+      const Vector<float> v = load_vector(x + r * stride);
 #pragma unroll
       for (int j = 0; j < kVector; ++j) {
-        const float value = to_float(v.values[j]);
 #pragma unroll
-        for (int o = 0; o < kOutputs; ++o) sum[o][r] = fmaf(to_float(w[o].values[j]), value, sum[o][r]);
+        for (int o = 0; o < kOutputs; ++o) sum[o][r] = fmaf(w[o].values[j], v.values[j], sum[o][r]);
       }
     }
   }
 
   // x (kRows,k) in shared memory, rows `stride` apart.
-  __device__ __forceinline__ void run(const W* x, int stride, int k) {
+  __device__ __forceinline__ void run(const float* x, int stride, int k) {
     const int lane = threadIdx.x % 32;
     int i = lane * kVector;
 #pragma unroll
     for (int j = 0; j < kAhead; ++j, i += kStep) {
       if (i >= k) return;
-      Vector<W> w[kOutputs];
+      Vector<float> w[kOutputs];
 #pragma unroll
       for (int o = 0; o < kOutputs; ++o) w[o] = ahead[o][j];
       add(w, x + i, stride);
     }
 #pragma unroll 4
     for (; i < k; i += kStep) {
-      Vector<W> w[kOutputs];
+      Vector<float> w[kOutputs];
 #pragma unroll
       for (int o = 0; o < kOutputs; ++o) w[o] = load_vector(rows[o] + i);
       add(w, x + i, stride);

@@ -20,6 +20,7 @@ constexpr int kWarps = 8, kThreads = kWarps * 32;
 
 constexpr int kNormTurns = 4, kNormStep = 4 * kThreads;  // a thread has 4 neighbouring channels in each of 4 turns
 constexpr int kRowsAtOnce = 2;                           // of which all loads are under way together
+constexpr int kOutputs = 2;                              // rows of W a warp: more loads under way than with one
 
 __device__ __forceinline__ float4 load_four(const float* p) {
   return *reinterpret_cast<const float4*>(p);
@@ -44,15 +45,15 @@ __device__ __forceinline__ void block_sums(float (&sum)[kRowsAtOnce], float (*pa
   }
 }
 
-template <int kRows, int kOutputs>
-__global__ void __launch_bounds__(kThreads) norm_linear_step(NormLinearParams p) {
+template <int kRows>
+__global__ void __launch_bounds__(kThreads) norm_linear_f32(NormLinearParams p) {
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ float partial[2 * (kRows + 1)][kWarps];
   float* normed = reinterpret_cast<float*>(shared);  // (kRows,m)
   const int m = static_cast<int>(p.x.columns);
   std::int64_t first = (std::int64_t{blockIdx.x} * kWarps + threadIdx.x / 32) * kOutputs;
   const std::int64_t stride = std::int64_t{gridDim.x} * kWarps * kOutputs;
-  Gemv<float, kRows, kOutputs> gemv;
+  GemvF32<kRows, kOutputs> gemv;
   gemv.start(p.weight, first);
   float4 scale[kNormTurns];
 #pragma unroll
@@ -132,7 +133,7 @@ __global__ void __launch_bounds__(kThreads) norm_linear_step(NormLinearParams p)
   __syncthreads();
   for (;;) {  // the next rows of W are on their way while these are multiplied
     const std::int64_t next = first + stride;
-    Gemv<float, kRows, kOutputs> following;
+    GemvF32<kRows, kOutputs> following;
     if (next < p.weight.rows) following.start(p.weight, next);
     gemv.run(normed, m, m);
     gemv.store(p.y, p.bias, first);
@@ -144,9 +145,8 @@ __global__ void __launch_bounds__(kThreads) norm_linear_step(NormLinearParams p)
 
 template <int kRows>
 void launch_norm_linear(const Stream& stream, const NormLinearParams& p) {
-  constexpr int kOutputs = 2;  // rows of W a warp: more loads under way than with one
   const auto shared_bytes = static_cast<std::size_t>(kRows * p.x.columns) * sizeof(float);
-  const auto kernel = norm_linear_step<kRows, kOutputs>;
+  const auto kernel = norm_linear_f32<kRows>;
   allow_shared_bytes(kernel, shared_bytes);
   // Every block norms the rows: few blocks, all there at once, that go on with an equal number of turns each.
   const std::int64_t tasks = divide_up(p.weight.rows, kWarps * kOutputs);
@@ -169,9 +169,9 @@ struct Work {
   float* dt_B_C = nullptr;    // (slices,b,u+2n): parts of u W_x^T
 };
 
-// u of the block's slices of kLanes * kPerVector<float> channels, and what they add to dt, B and C.
+// u of the block's slices of kSlice channels, and what they add to dt, B and C.
 template <int kRows>
-__global__ void __launch_bounds__(kThreads) conv_x_proj_step(MambaStepParams p, Work work, int slices_a_block) {
+__global__ void __launch_bounds__(kThreads) conv_x_proj_f32(MambaStepParams p, Work work, int slices_a_block) {
   constexpr int kAhead = 3;
   constexpr int kItems = (kRows * kSlice + kThreads - 1) / kThreads;  // (row, channel) pairs of a thread
   __shared__ __align__(16) float u[kRows][kSlice];
@@ -224,7 +224,7 @@ __global__ void __launch_bounds__(kThreads) conv_x_proj_step(MambaStepParams p, 
 #pragma unroll
       for (int j = 0; j < kMaxTaps; ++j) current = j == taps - 1 ? weight[j] : current;
       sum = fmaf(current, x[item], sum);
-      const float channel_u = (silu(sum));
+      const float channel_u = silu(sum);
       if (r < kRows) u[r][c] = channel_u;
       if (r >= p.b) continue;
       float* state = p.conv_state + (r * p.d + channel) * (taps - 1);
@@ -298,7 +298,7 @@ __device__ __forceinline__ float next_state(float h, float A_log, float dt, floa
   return fmaf(expf(-expf(A_log) * dt), h, dt_u_B);
 }
 
-__global__ void __launch_bounds__(kScanThreads) dt_scan_step(MambaStepParams p, Work work, int slices) {
+__global__ void __launch_bounds__(kScanThreads) dt_scan_f32(MambaStepParams p, Work work, int slices) {
   constexpr int kAhead = 2;
   __shared__ __align__(16) float dt_B_C[kMaxOutputs];
   const int outputs = static_cast<int>(p.x_proj.rows), n = static_cast<int>(p.n), rank = static_cast<int>(p.u);
@@ -375,7 +375,7 @@ __global__ void __launch_bounds__(kScanThreads) dt_scan_step(MambaStepParams p, 
     y = fmaf(h.w, C[s + 3], y);
   }
   y = fmaf(D, u, quad_sum(y));
-  if (lane == 0) static_cast<float*>(p.y)[row * p.d + channel] = (y * silu(z));
+  if (lane == 0) static_cast<float*>(p.y)[row * p.d + channel] = y * silu(z);
 }
 
 int slices_a_block(const MambaStepParams& p) {
@@ -417,15 +417,15 @@ void mamba_step(const Stream& stream, const MambaStepParams& p) {
   const Work work{scratch.allocate<float>(p.b * p.d), scratch.allocate<float>(parts * p.b * p.x_proj.rows)};
   auto conv = [&](auto kernel) { launch_dependent(kernel, {parts, kThreads}, stream, p, work, slices); };
   if (p.b == 1)
-    conv(conv_x_proj_step<1>);
+    conv(conv_x_proj_f32<1>);
   else if (p.b == 2)
-    conv(conv_x_proj_step<2>);
+    conv(conv_x_proj_f32<2>);
   else if (p.b <= 4)
-    conv(conv_x_proj_step<4>);
+    conv(conv_x_proj_f32<4>);
   else
-    conv(conv_x_proj_step<kMaxRows>);
+    conv(conv_x_proj_f32<kMaxRows>);
   const dim3 grid(static_cast<unsigned>(p.d / kChannels), static_cast<unsigned>(p.b));
-  launch_dependent(dt_scan_step, {grid, kScanThreads}, stream, p, work, static_cast<int>(parts));
+  launch_dependent(dt_scan_f32, {grid, kScanThreads}, stream, p, work, static_cast<int>(parts));
 }
 
 }  // namespace coluber::cuda

@@ -5,6 +5,7 @@
 // Before its input is there a block asks for all that does not depend on it: columns of W_x, rows of W_dt, A and the
 // states. Sums do not depend on how tokens and channels are dealt out to blocks.
 #include "kernels/cuda/common/activation.cuh"
+#include "kernels/cuda/common/async_copy.cuh"
 #include "kernels/cuda/common/dependent_launch.cuh"
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/common/mma.cuh"
@@ -128,7 +129,7 @@ __global__ void __launch_bounds__(kThreads) conv_x_proj_mma(MambaStepParams p, W
       copy_16_bytes(ring + (tile * blocks + j) * 512, W + at, at < count);
     }
   }
-  end_copy_group();
+  commit_copies();
   convolve<T, kOne>(p, work, u, first_channel, count);
   wait_copies<0>();
   __syncthreads();

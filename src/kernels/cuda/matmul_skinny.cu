@@ -16,12 +16,13 @@ constexpr int kSharedFloats = 8 * 1024;  // of x: 32 KiB
 constexpr std::size_t kMaxSharedBytes = 160 << 10;
 
 template <int kRows, int kOutputs>
-__global__ void __launch_bounds__(kThreads) matmul_fwd_skinny(Matrix x, Matrix weight, Matrix y, const float* bias) {
+__global__ void __launch_bounds__(kThreads)
+    matmul_fwd_skinny_f32(Matrix x, Matrix weight, Matrix y, const float* bias) {
   extern __shared__ __align__(16) unsigned char shared[];
   float* staged = reinterpret_cast<float*>(shared);  // (kRows,k)
   const int k = static_cast<int>(x.columns);
   const std::int64_t first = (std::int64_t{blockIdx.x} * kWarps + threadIdx.x / 32) * kOutputs;
-  Gemv<float, kRows, kOutputs> gemv;
+  GemvF32<kRows, kOutputs> gemv;
   gemv.start(weight, first);
   let_next_start();
   wait_for_inputs();
@@ -113,8 +114,8 @@ void launch_rows(const Stream& stream, const MatmulParams& p) {
     if (p.a.dtype == DType::kF32 && is_wide<W>(p.b) && is_wide<W>(p.a) && shared_bytes <= kMaxSharedBytes) {
       // Two rows of W a warp have more loads under way; where that would leave multiprocessors idle, one.
       if (divide_up(p.b.rows, kWarps * 2) >= multiprocessors(stream.device))
-        return launch(matmul_fwd_skinny<kRows, 2>, 2, shared_bytes);
-      return launch(matmul_fwd_skinny<kRows, 1>, 1, shared_bytes);
+        return launch(matmul_fwd_skinny_f32<kRows, 2>, 2, shared_bytes);
+      return launch(matmul_fwd_skinny_f32<kRows, 1>, 1, shared_bytes);
     }
   }
   launch(matmul_fwd_skinny_any<W, kRows>, kOutputs, 0, is_wide<W>(p.b));

@@ -1,5 +1,6 @@
 // y (r,n) = x (r,k) W^T for up to 64 rows in 16 bits, W read once (weight_stream.cuh). For one or two rows x may be
 // norm(...), which every block computes for itself.
+#include "kernels/cuda/common/async_copy.cuh"
 #include "kernels/cuda/common/dependent_launch.cuh"
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/matmul_stream.h"
@@ -46,7 +47,7 @@ __global__ void __launch_bounds__(kStreamThreads, 2) matmul_fwd_stream_few(Produ
   if constexpr (kNorm) {
     for (int i = threadIdx.x * 4; i < k; i += kStreamThreads * 4)
       copy_16_bytes(shared_address(scale + i), norm.norm_weight + i, true);
-    end_copy_group();
+    commit_copies();
   }
   Stream stream(p.weight, p.turns, shared);
   auto place = [&](int row, int vector) { return (vector / 4 * rows + row) * 4 + vector % 4; };

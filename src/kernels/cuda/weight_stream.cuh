@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/common/async_copy.cuh"
 #include "kernels/cuda/common/mma.cuh"
 #include "kernels/matmul.h"
 
@@ -88,7 +89,7 @@ class WeightStream {
         find_rows();
       }
     }
-    end_copy_group();
+    commit_copies();
     stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
   }
 
@@ -124,7 +125,7 @@ class TileStream {
 #pragma unroll
     for (int s = 0; s < kStages; ++s, at = next(at)) {
       ask_for_weights(s, at);
-      end_copy_group();
+      commit_copies();
     }
   }
 
@@ -133,7 +134,7 @@ class TileStream {
 #pragma unroll
     for (int s = 0; s < kStages; ++s, at_ = next(at_)) {
       ask_for_x(s, at_);
-      end_copy_group();
+      commit_copies();
     }
   }
 
@@ -148,7 +149,7 @@ class TileStream {
     for (int n = 0; n < kTiles; ++n) use(n, load_shared(from + n * 512));
     ask_for_weights(stage_, at_);
     ask_for_x(stage_, at_);
-    end_copy_group();
+    commit_copies();
     at_ = next(at_);
     stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
   }

@@ -6,14 +6,21 @@
 
 namespace coluber::cuda {
 
+__device__ __forceinline__ unsigned shared_address(const void* p) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(p));
+}
+
+// 16 bytes to a shared_address, zeros where there are none, and then `from` is not read.
+__device__ __forceinline__ void copy_16_bytes(unsigned to, const void* from, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
 // 4, 8 or 16 bytes, as aligned as they are many; zeros where there are none, and then `from` is not read.
 template <int kBytes>
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool there) {
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
-  const auto address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+  const unsigned address = shared_address(to);
   if constexpr (kBytes == 16)
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(there ? 16 : 0)
-                 : "memory");
+    copy_16_bytes(address, from, there);
   else
     asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(kBytes),
                  "r"(there ? kBytes : 0)

@@ -1,4 +1,4 @@
-// Products of 16-bit tiles on tensor cores (mma.sync) and copies that go to shared memory by themselves (cp.async).
+// Products of 16-bit tiles on tensor cores (mma.sync).
 //
 // A tile product adds a (16,16) b (16,8) to sums (16,8). Lane 4 g + t of a warp holds of the sums rows g and g + 8,
 // columns 2 t and 2 t + 1. The sum over the 16 inputs has no order of its own, so inputs may be dealt out to the lanes
@@ -38,10 +38,6 @@ __device__ __forceinline__ void multiply_block(float (&sums)[4], const uint4& lo
   multiply_tile<T>(sums, {low.z, high.z, low.w, high.w}, b.z, b.w);
 }
 
-__device__ __forceinline__ unsigned shared_address(const void* p) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(p));
-}
-
 __device__ __forceinline__ uint4 load_shared(unsigned from) {
   uint4 v;
   asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
@@ -49,20 +45,6 @@ __device__ __forceinline__ uint4 load_shared(unsigned from) {
                : "r"(from)
                : "memory");
   return v;
-}
-
-// 16 bytes to shared memory, zeros where `there` is false. Seen by this thread after wait_copies.
-__device__ __forceinline__ void copy_16_bytes(unsigned to, const void* from, bool there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(there ? 16 : 0) : "memory");
-}
-// All copies since the last call are a group.
-__device__ __forceinline__ void end_copy_group() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
-}
-// Until at most kPending groups are under way.
-template <int kPending>
-__device__ __forceinline__ void wait_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
 }  // namespace coluber::cuda
