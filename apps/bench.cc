@@ -253,9 +253,10 @@ void register_bench(CLI::App& root, Exit& exit) {
                   "Tokens of a sequence, or several: 512,2048 (default: 512; ops beyond tiny 2048)")
       ->delimiter(',')
       ->check(whole_number(1, 1 << 30));
-  command.add_option("--recompute", options->recompute, "In training, made again in backward: none, light or layer")
+  command
+      .add_option("--recompute", options->recompute, "In training, made again in backward: none, light, scan or layer")
       ->capture_default_str()
-      ->check(CLI::IsMember({"none", "light", "layer"}));
+      ->check(CLI::IsMember({"none", "light", "scan", "layer"}));
   add_integer_option(command, "--chunk", options->chunk, "Tokens that prefill reads at once; without it: all", 1);
   command.add_option("--seconds", options->seconds, "Measure for so long, each row")->capture_default_str();
   on_run(command, exit, options, run);

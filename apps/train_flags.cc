@@ -57,11 +57,12 @@ void add_learning_flags(FlagBindings& bindings, TrainFlags& flags) {
       ->capture_default_str()
       ->check(CLI::IsMember({"f32", "bf16"}));
   bindings
-      .add("recompute", flags.recompute,
-           "Made again in backward instead of kept: none, light (norms, convolutions, dt) or layer (all of a layer); "
-           "less memory, the same bits")
+      .add(
+          "recompute", flags.recompute,
+          "Made again in backward instead of kept: none, light (norms, convolutions, dt), scan (those and the scan) or "
+          "layer (all of a layer); less memory, the same bits")
       ->capture_default_str()
-      ->check(CLI::IsMember({"none", "light", "layer"}));
+      ->check(CLI::IsMember({"none", "light", "scan", "layer"}));
 }
 
 void add_progress_flags(FlagBindings& bindings, TrainFlags& flags) {

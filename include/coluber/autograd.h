@@ -131,9 +131,10 @@ class Tape {
 // What backward makes again instead of keeping it from forward. Gradients have the same bits with any of them.
 //   none   nothing
 //   light  what costs little beside its memory: outputs of norms and convolutions, and dt
+//   scan   that, and the scan: its output and the states that its backward starts from
 //   layer  all of a layer's mixer, from its input on, which is made again from the residual stream
-enum class Recompute : std::uint8_t { kNone, kLight, kLayer };
-std::string_view recompute_name(Recompute recompute);  // "none", "light", "layer"
+enum class Recompute : std::uint8_t { kNone, kLight, kScan, kLayer };
+std::string_view recompute_name(Recompute recompute);  // "none", "light", "scan", "layer"
 Recompute recompute_from_name(std::string_view name);
 
 // What a forward pass runs in.

@@ -69,7 +69,8 @@ class AdamW {
   // One update from the gradients, which are dropped afterwards. Returns their norm before clipping. Throws kNumeric
   // when that is not finite; then nothing has changed but the gradients, which are dropped too.
   double step(Context& ctx, double lr);
-  void apply(Context& ctx, double lr, double norm);  // the second half of step(), for who has the norm already
+  // The same without throwing: what it returns may be NaN or infinity.
+  double step_if_finite(Context& ctx, double lr);
   // The work of step() without its effect, for timing: every parameter and moment keeps its bits. Only possible before
   // the first step; afterwards it drops the gradients and returns false.
   bool rehearse(Context& ctx);
@@ -82,7 +83,9 @@ class AdamW {
   std::int64_t size_bytes() const;
 
  private:
-  void update(Context& ctx, double lr, double grad_scale, double weight_decay, std::int64_t step) const;
+  ops::AdamWArgs args_of(double lr, double grad_scale, std::int64_t step) const;
+  // All parameters that have gradients.
+  std::vector<ops::AdamWTensors> tensors(double weight_decay) const;
 
   AdamWOptions options_;
   Parameters parameters_;

@@ -322,7 +322,8 @@ def train(
     "train:N" or a Tokenizer.
     Learning: batch (8), seqlen (512), grad_accum (1), lr (2e-3), lr_min_share (0.1), schedule ("cosine", "linear",
     "constant", "wsd"), warmup, weight_decay (0.1), clip (1), dtype of matrix products ("f32", "bf16"), recompute:
-    what is made again in backward instead of kept, for less memory and the same bits ("none", "light", "layer").
+    what is made again in backward instead of kept, for less memory and the same bits ("none", "light", "scan",
+    "layer").
     Limits: max_steps, max_seconds (300 when neither is given).
     On the way: eval_every (ten times in all), eval_batches (8), sample_every (three times), sample_prompt,
     sample_tokens (60), save_every (every ten minutes), keep (3).

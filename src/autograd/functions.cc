@@ -58,6 +58,9 @@ struct ScanGradients {
 Var linear(Graph& graph, const Var& x, const Var& weight, const Var& bias) {
   const bool record = recording(graph, x, weight, bias);
   ops::LinearArgs args{x.value(), weight.value(), bias.value(), graph.compute, {}};
+  if (record && graph.recompute == Recompute::kNone) {  // the one that backward multiplies with, too
+    args.weight = ops::product_weight(args.x, args.weight, graph.compute);
+  }
   Var y(ops::linear_forward(graph.ctx, args), record);
   if (record) {
     const bool light = args.weight.size(1) * kLightProduct <= args.weight.size(0);
@@ -197,13 +200,22 @@ Var selective_scan(Graph& graph, const SelectiveScanVars& v, bool dt_softplus, b
   args.state_in = v.state_in.value();
   args.cu_seqlens = sequences.cu_seqlens;
   args.resets = sequences.resets;
-  ops::SelectiveScanSaved saved;
+  const auto saved = std::make_shared<ops::SelectiveScanSaved>();
+  const bool again = graph.recompute == Recompute::kScan;
   Tensor last;
-  Var y(ops::selective_scan_forward(graph.ctx, args, state_out != nullptr ? &last : nullptr, record ? &saved : nullptr),
+  Var y(ops::selective_scan_forward(graph.ctx, args, state_out != nullptr ? &last : nullptr,
+                                    record && !again ? saved.get() : nullptr),
         record);
   Var state(last, record);
   if (record) {
     args.u = args.dt = {};
+    if (again) {  // for who reads y, which is before the scan's own backward, with what that reads
+      y.set_made_again([u = v.u.saved(), dt = v.dt.saved(), args, saved](Context& ctx) mutable {
+        args.u = u.get(ctx);
+        args.dt = dt.get(ctx);
+        return ops::selective_scan_forward(ctx, args, nullptr, saved.get());
+      });
+    }
     const ScanGradients to{v.u.gradient(), v.dt.gradient(), v.A.gradient(),       v.B.gradient(),       v.C.gradient(),
                            v.D.gradient(), v.z.gradient(),  v.dt_bias.gradient(), v.state_in.gradient()};
     graph.tape->record([to, of_y = y.gradient(), of_state = state.gradient(), u = v.u.saved(), dt = v.dt.saved(), args,
@@ -212,7 +224,7 @@ Var selective_scan(Graph& graph, const SelectiveScanVars& v, bool dt_softplus, b
       if (!grad_y.defined() && !grad_state.defined()) return;
       args.u = u.get(ctx);
       args.dt = dt.get(ctx);
-      to.add(ctx, ops::selective_scan_backward(ctx, args, saved, or_zeros(grad_y, args.u), grad_state,
+      to.add(ctx, ops::selective_scan_backward(ctx, args, *saved, or_zeros(grad_y, args.u), grad_state,
                                                {to.B.place(), to.C.place(), to.z.place()}));
     });
   }

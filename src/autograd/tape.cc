@@ -32,16 +32,17 @@ std::string_view recompute_name(Recompute recompute) {
   switch (recompute) {
     case Recompute::kNone: return "none";
     case Recompute::kLight: return "light";
+    case Recompute::kScan: return "scan";
     case Recompute::kLayer: break;
   }
   return "layer";
 }
 
 Recompute recompute_from_name(std::string_view name) {
-  for (const Recompute known : {Recompute::kNone, Recompute::kLight, Recompute::kLayer}) {
+  for (const Recompute known : {Recompute::kNone, Recompute::kLight, Recompute::kScan, Recompute::kLayer}) {
     if (recompute_name(known) == name) return known;
   }
-  refuse_value(ErrorCode::kInvalidArgument, "autograd", "recompute", "none, light or layer", std::string(name));
+  refuse_value(ErrorCode::kInvalidArgument, "autograd", "recompute", "none, light, scan or layer", std::string(name));
 }
 
 const Tensor& Gradient::tensor() const {

@@ -22,7 +22,8 @@ struct CrossEntropyRowsParams {
   std::int64_t ld = 0;
   const std::int32_t* targets = nullptr;  // (rows), -1 or in [0, v)
   double* loss = nullptr;                 // (rows), optional
-  G* grad = nullptr;                      // (rows,v), optional; may be logits when G is T
+  // (rows,v), optional. Its rows may begin where those of logits do: they are read before they are written over.
+  G* grad = nullptr;
   std::int64_t ldg = 0;
   double grad_scale = 1;
 };

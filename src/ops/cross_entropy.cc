@@ -21,14 +21,32 @@ constexpr std::int64_t kTileElems = 8 << 20;
 constexpr std::int64_t kMinTileTokens = 64, kMaxTileTokens = 1024;
 constexpr std::int64_t kRowsPerTask = 16;
 
-// On a GPU a tile must fill the device: 256 MiB of f32 logits.
+// On a GPU a tile must fill the device, and adding to the head's gradient takes as long as 500 tokens: 256 MiB of f32
+// logits, or up to 512 MiB for an eighth of the tokens, and all tiles of one size.
 constexpr std::int64_t kDeviceTileElems = 64 << 20, kMaxDeviceTileTokens = 8192;
 
-std::int64_t tile_tokens(std::int64_t v, Device device) {
-  if (!device.is_cpu()) {
-    return std::clamp(kDeviceTileElems / std::max<std::int64_t>(v, 1) / 64 * 64, kMinTileTokens, kMaxDeviceTileTokens);
-  }
-  return std::clamp(kTileElems / std::max<std::int64_t>(v, 1) / 64 * 64, kMinTileTokens, kMaxTileTokens);
+std::int64_t tile_tokens(std::int64_t tokens, std::int64_t v, Device device) {
+  constexpr std::int64_t kUnit = 64;
+  auto most = [&](std::int64_t elems, std::int64_t limit) {
+    return std::clamp(elems / std::max<std::int64_t>(v, 1) / kUnit * kUnit, kMinTileTokens, limit);
+  };
+  if (device.is_cpu()) return most(kTileElems, kMaxTileTokens);
+  const std::int64_t least = most(kDeviceTileElems, kMaxDeviceTileTokens);
+  const std::int64_t limit = std::max(least, std::min(tokens / 8, most(2 * kDeviceTileElems, kMaxDeviceTileTokens)));
+  const std::int64_t tiles = (tokens + limit - 1) / limit;
+  return tiles == 0 ? limit : ((tokens + tiles - 1) / tiles + kUnit - 1) / kUnit * kUnit;
+}
+
+// (rows,v), rows 16 bytes apart.
+Tensor aligned_rows(std::int64_t rows, std::int64_t v, DType dtype, Device device) {
+  const std::int64_t per_piece = 16 / dtype_size(dtype), columns = (v + per_piece - 1) / per_piece * per_piece;
+  return Tensor::empty({rows, columns}, dtype, device).slice(1, 0, v);
+}
+
+// Numbers of fewer bits in the memory of `wide`'s rows, each of which begins where its row does.
+Tensor narrowed_in_place(const Tensor& wide, DType dtype) {
+  const std::int64_t rows = wide.size(0), stride = wide.stride(0) * dtype_size(wide.dtype()) / dtype_size(dtype);
+  return Tensor::from_memory(wide.raw(), {rows, stride}, dtype, wide.memory(), wide.device()).slice(1, 0, wide.size(1));
 }
 
 // Contiguous targets on `device`, every one of them -1 or in the vocabulary; the number that count goes to `counted`.
@@ -147,10 +165,9 @@ LinearCrossEntropyOut linear_cross_entropy(Context& ctx, const LinearCrossEntrop
   LinearCrossEntropyOut out;
   const Tensor ids = checked_targets(kOp, args.targets, tokens, v, device, &out.num_tokens);
   const Tensor x = as_matrix(args.x), bias = bias_like(args.bias, args.x);
-  // On a GPU W is rounded once for all tiles, and gradients of logits as they are written.
+  // On a GPU gradients of logits are rounded as they are written.
   const DType factor = device.is_cpu() ? parameter : dtype_size(dtype) == 2 ? dtype : args.compute;
-  const bool few = device.is_cpu() || tokens <= kSkinnyRows;
-  const Tensor weight = as_matrix(few ? args.weight : args.weight.to(factor));
+  const Tensor weight = as_matrix(product_weight(x, args.weight, args.compute));
   if (want_grad) {
     out.grad_x = Tensor::empty({tokens, m}, dtype, device);
     out.grad_weight = Tensor::empty({v, m}, parameter, device);
@@ -163,10 +180,10 @@ LinearCrossEntropyOut linear_cross_entropy(Context& ctx, const LinearCrossEntrop
   }
   const Tensor losses = Tensor::zeros({tokens}, DType::kF64, device);
   const double scale = out.num_tokens == 0 ? 0 : 1 / static_cast<double>(out.num_tokens);
-  const std::int64_t step = tile_tokens(v, device);
-  const Tensor tile = v == 0 ? Tensor() : Tensor::empty({std::min(step, tokens), v}, parameter, device);
-  Tensor grad_tile;  // the tile itself, unless its gradients are rounded
-  if (want_grad && v > 0) grad_tile = factor == parameter ? tile : Tensor::empty(tile.shape(), factor, device);
+  const std::int64_t step = tile_tokens(tokens, v, device);
+  const Tensor tile = v == 0 ? Tensor() : aligned_rows(std::min(step, tokens), v, parameter, device);
+  Tensor grad_tile;  // in the memory of the logits
+  if (want_grad && v > 0) grad_tile = factor == parameter ? tile : narrowed_in_place(tile, factor);
   for (std::int64_t begin = 0; begin < tokens && v > 0; begin += step) {
     const std::int64_t end = std::min(begin + step, tokens);
     const Tensor logits = tile.slice(0, 0, end - begin), x_tile = x.slice(0, begin, end);

@@ -72,6 +72,11 @@ Tensor as_matrix(const Tensor& t) {
   return copy.reshape({rows, columns});
 }
 
+Tensor product_weight(const Tensor& x, const Tensor& weight, DType compute) {
+  const std::int64_t m = x.size(-1), tokens = m == 0 ? 0 : x.numel() / m;
+  return x.device().is_cpu() || tokens <= kSkinnyRows ? weight : weight.to(factor_dtype(x, compute));
+}
+
 cuda::Matrix device_matrix(const Tensor& t) {
   return {t.raw(), t.size(0), t.size(1), row_stride(t), t.dtype()};
 }

@@ -26,6 +26,10 @@ void check_linear(std::string_view op, const Tensor& x, const Tensor& weight, co
 // A bias of the dtype that parameters have beside x; undefined stays undefined.
 Tensor bias_like(const Tensor& bias, const Tensor& x);
 
+// What a product of x with `weight` multiplies on a GPU: for many tokens the weight in 16 bits where factors are, so that
+// who has several products of it rounds it once. Else `weight`.
+Tensor product_weight(const Tensor& x, const Tensor& weight, DType compute);
+
 // Matrices as from as_matrix, results too. `accumulate` adds to the result instead of overwriting it.
 void matrix_forward(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, DType compute,
                     const Tensor& y);

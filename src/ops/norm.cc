@@ -146,8 +146,13 @@ NormGrads norm_backward(Context& ctx, const NormArgs& args, const Tensor& grad_y
   grads.x = Tensor::empty(args.x.shape(), dtype, device);
   if (p.out != dtype) grads.x_narrow = Tensor::empty(args.x.shape(), p.out, device);
   if (args.z.defined()) grads.z = Tensor::empty(args.x.shape(), p.out, device);
-  if (args.weight.defined()) grads.weight = Tensor::zeros(args.weight.shape(), parameter, device);
-  if (args.bias.defined()) grads.bias = Tensor::zeros(args.bias.shape(), parameter, device);
+  auto sum_of = [&](const Tensor& like) {  // on a GPU it is written, on the CPU added to
+    if (!like.defined()) return Tensor{};
+    return device.is_cpu() || grads.x.numel() == 0 ? Tensor::zeros(like.shape(), parameter, device)
+                                                   : Tensor::empty(like.shape(), parameter, device);
+  };
+  grads.weight = sum_of(args.weight);
+  grads.bias = sum_of(args.bias);
   if (grads.x.numel() == 0) return grads;
   const Tensor gy = as_matrix(grad_y), gr = rows_of(grad_residual_out);
   auto run = [&](auto x_type, auto y_type, auto parameter_type, auto&& kernel) {

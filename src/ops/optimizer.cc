@@ -3,8 +3,8 @@
 
 #include <vector>
 
-#include "coluber/ops.h"
 #include "kernels/reference/optimizer.h"
+#include "ops/adamw.h"
 #include "ops/linear.h"
 #include "ops/op_check.h"
 
@@ -55,40 +55,69 @@ void check_tensors(const AdamWTensors& t) {
 }
 
 template <class T>
-AdamWParams<T> to_params(const AdamWArgs& args, const AdamWTensors& t, const Tensor& grad) {
-  return {t.param.numel(),   args.lr,        args.beta1,          args.beta2,
-          args.eps,          t.weight_decay, args.grad_scale,     args.step,
-          t.param.data<T>(), grad.data<T>(), t.exp_avg.data<T>(), t.exp_avg_sq.data<T>()};
+AdamWParams<T> to_params(const AdamWTensors& t) {
+  AdamWParams<T> p;
+  p.n = t.param.numel();
+  p.weight_decay = t.weight_decay;
+  p.param = t.param.data<T>();
+  p.grad = t.grad.data<T>();
+  p.exp_avg = t.exp_avg.data<T>();
+  p.exp_avg_sq = t.exp_avg_sq.data<T>();
+  return p;
+}
+
+template <class T>
+void set_options(AdamWParams<T>& p, const AdamWArgs& args) {
+  p.lr = args.lr;
+  p.beta1 = args.beta1;
+  p.beta2 = args.beta2;
+  p.eps = args.eps;
+  p.grad_scale = args.grad_scale;
+  p.step = args.step;
+}
+
+template <class T>
+AdamWParams<T> to_params(const AdamWTensors& t, const AdamWArgs& args) {
+  AdamWParams<T> p = to_params<T>(t);
+  set_options(p, args);
+  return p;
 }
 
 void step_on_cpu(Context& ctx, const AdamWArgs& args, const AdamWTensors& t) {
-  const Tensor grad = t.grad.contiguous();
-  if (t.param.dtype() == DType::kF64) return reference::adamw_step(to_params<double>(args, t, grad));
-  const AdamWParams<float> params = to_params<float>(args, t, grad);
+  if (t.param.dtype() == DType::kF64) return reference::adamw_step(to_params<double>(t, args));
+  const AdamWParams<float> params = to_params<float>(t, args);
   takes_reference(ctx, DType::kF32) ? reference::adamw_step(params) : cpu::adamw_step(ctx.threads(), params);
 }
 
 }  // namespace
 
-void adamw_step(Context& ctx, const AdamWArgs& args, std::span<const AdamWTensors> tensors) {
-  check_options(args);
-  if (tensors.empty()) return;
-  for (const AdamWTensors& t : tensors) {  // all before any is changed
+AdamWStep::AdamWStep(Context& ctx, std::span<const AdamWTensors> tensors)
+    : ctx_(ctx), tensors_(tensors.begin(), tensors.end()) {
+  for (AdamWTensors& t : tensors_) {
     check_number("weight_decay", t.weight_decay, t.weight_decay >= 0, "0 or more");
     check_tensors(t);
     check_device(kOp, "param", t.param, tensors.front().param.device());
+    t.grad = t.grad.contiguous();
   }
-  const Device device = tensors.front().param.device();
+  if (tensors_.empty() || tensors_.front().param.device().is_cpu()) return;
+  for (const AdamWTensors& t : tensors_) table_.push_back(to_params<float>(t));
+}
+
+void AdamWStep::run(const AdamWArgs& args) {
+  check_options(args);
+  if (tensors_.empty()) return;
+  const Device device = tensors_.front().param.device();
   if (device.is_cpu()) {
-    for (const AdamWTensors& t : tensors) step_on_cpu(ctx, args, t);
+    for (const AdamWTensors& t : tensors_) step_on_cpu(ctx_, args, t);
     return;
   }
-  std::vector<Tensor> grads;  // kept until the launch
-  std::vector<AdamWParams<float>> all;
-  for (const AdamWTensors& t : tensors) {
-    all.push_back(to_params<float>(args, t, grads.emplace_back(t.grad.contiguous())));
-  }
-  cuda::adamw_step(cuda::current_stream(device.index), all.data(), static_cast<std::int64_t>(all.size()));
+  for (AdamWParams<float>& p : table_) set_options(p, args);
+  cuda::adamw_step(cuda::current_stream(device.index), table_.data(), static_cast<std::int64_t>(table_.size()));
+}
+
+void adamw_step(Context& ctx, const AdamWArgs& args, std::span<const AdamWTensors> tensors) {
+  check_options(args);
+  AdamWStep(ctx, tensors).run(args);
 }
 
 void adamw_step(Context& ctx, const AdamWArgs& args, const Tensor& param, const Tensor& grad, const Tensor& exp_avg,

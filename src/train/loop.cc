@@ -255,11 +255,10 @@ StepReport Trainer::step() {
   StepReport report;
   report.lr = in.state.schedule.at(in.state.step);
   const Impl::Pass pass = in.accumulate_gradients(in.batches_of_step(), in.state.next_batch);
-  report.grad_norm = in.optimizer.grad_norm(in.ctx);
+  report.grad_norm = in.optimizer.step_if_finite(in.ctx, report.lr);
   if (!std::isfinite(report.grad_norm)) {
     in.refuse_not_finite("norm of the gradients", in.state.step + 1, report.grad_norm);
   }
-  in.optimizer.apply(in.ctx, report.lr, report.grad_norm);
   in.state.step += 1;
   in.state.next_batch += in.options.grad_accum;
   in.state.tokens += pass.tokens;

@@ -3,6 +3,7 @@
 
 #include "coluber/train.h"
 #include "core/check.h"
+#include "ops/adamw.h"
 
 namespace coluber {
 namespace {
@@ -46,31 +47,36 @@ double AdamW::grad_norm(Context& ctx) const {
 }
 
 double AdamW::step(Context& ctx, double lr) {
-  const double norm = grad_norm(ctx);
+  const double norm = step_if_finite(ctx, lr);
   if (!std::isfinite(norm)) {
-    drop_gradients();
     refuse_value(ErrorCode::kNumeric, "adamw", "norm of the gradients", "a finite number", join(norm));
   }
-  apply(ctx, lr, norm);
   return norm;
 }
 
-void AdamW::apply(Context& ctx, double lr, double norm) {
-  ++num_steps_;
-  update(ctx, lr, options_.clip > 0 ? std::min(1.0, options_.clip / (norm + 1e-6)) : 1, options_.weight_decay,
-         num_steps_);
+double AdamW::step_if_finite(Context& ctx, double lr) {
+  double norm = 0;
+  {
+    ops::AdamWStep step(ctx, tensors(options_.weight_decay));  // before the host waits for the norm
+    norm = grad_norm(ctx);
+    if (std::isfinite(norm)) {
+      ++num_steps_;
+      step.run(args_of(lr, options_.clip > 0 ? std::min(1.0, options_.clip / (norm + 1e-6)) : 1, num_steps_));
+    }
+  }
   drop_gradients();
+  return norm;
 }
 
 bool AdamW::rehearse(Context& ctx) {
   const bool can = num_steps_ == 0 && std::isfinite(grad_norm(ctx));
   // With moments of zero, gradients times zero and a rate of zero: x - 0 (0 / (0 + eps) + 0 x) = x.
-  if (can) update(ctx, 0, 0, 0, 1);
+  if (can) ops::adamw_step(ctx, args_of(0, 0, 1), tensors(0));
   drop_gradients();
   return can;
 }
 
-void AdamW::update(Context& ctx, double lr, double grad_scale, double weight_decay, std::int64_t step) const {
+ops::AdamWArgs AdamW::args_of(double lr, double grad_scale, std::int64_t step) const {
   ops::AdamWArgs args;
   args.lr = lr;
   args.beta1 = options_.beta1;
@@ -78,6 +84,10 @@ void AdamW::update(Context& ctx, double lr, double grad_scale, double weight_dec
   args.eps = options_.eps;
   args.grad_scale = grad_scale;
   args.step = step;
+  return args;
+}
+
+std::vector<ops::AdamWTensors> AdamW::tensors(double weight_decay) const {
   std::vector<ops::AdamWTensors> tensors;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const Var& var = parameters_[i].var;
@@ -85,7 +95,7 @@ void AdamW::update(Context& ctx, double lr, double grad_scale, double weight_dec
     tensors.push_back({var.value(), var.grad(), moments_[i].exp_avg, moments_[i].exp_avg_sq,
                        parameters_[i].weight_decay ? weight_decay : 0});
   }
-  ops::adamw_step(ctx, args, tensors);
+  return tensors;
 }
 
 void AdamW::drop_gradients() const {

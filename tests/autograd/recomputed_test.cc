@@ -103,11 +103,11 @@ TEST_F(RecomputedTest, LightKeepsNoOutputOfANorm) {
 }
 
 TEST_F(RecomputedTest, Names) {
-  for (const Recompute known : {Recompute::kNone, Recompute::kLight, Recompute::kLayer}) {
+  for (const Recompute known : {Recompute::kNone, Recompute::kLight, Recompute::kScan, Recompute::kLayer}) {
     EXPECT_EQ(recompute_from_name(recompute_name(known)), known);
   }
   EXPECT_EQ(refusal([] { recompute_from_name("all"); }),
-            "[autograd] recompute: expected none, light or layer, got all");
+            "[autograd] recompute: expected none, light, scan or layer, got all");
 }
 
 }  // namespace

@@ -245,7 +245,7 @@ TEST_F(SmallOpsCuda, CrossEntropyAndItsGradient) {
   });
 }
 
-// f32 logits whose gradient is stored in 16 bits: that of f32, rounded once.
+// f32 logits whose gradient is stored in 16 bits: that of f32, rounded once, also where it takes the logits' memory.
 template <class G>
 void expect_rounded_gradient(std::int64_t v) {
   const Tensor x = random_tensor({5, v}, DType::kF32, 1, 4).to(kGpu), wide = Tensor::zeros({5, v}, DType::kF32, kGpu);
@@ -258,12 +258,40 @@ void expect_rounded_gradient(std::int64_t v) {
                            CrossEntropyRowsParams<float, G>{5, v, x.data<float>(), v, targets.data<std::int32_t>(),
                                                             nullptr, narrow.data<G>(), v, 0.125});
   EXPECT_TRUE(same_bits(narrow.to(kCpuDevice), wide.to(narrow.dtype()).to(kCpuDevice))) << v;
+  const Tensor over = Tensor::from_memory(x.raw(), {5, 2 * v}, narrow.dtype(), x.memory(), kGpu);
+  cuda::cross_entropy_rows(cuda::current_stream(0),
+                           CrossEntropyRowsParams<float, G>{5, v, x.data<float>(), v, targets.data<std::int32_t>(),
+                                                            nullptr, over.data<G>(), 2 * v, 0.125});
+  EXPECT_TRUE(same_bits(over.slice(1, 0, v).contiguous().to(kCpuDevice), narrow.to(kCpuDevice))) << v << " in place";
 }
 
 TEST_F(SmallOpsCuda, CrossEntropyWithRoundedGradients) {
-  for (const std::int64_t v : {1, 3, 250, 5003, 50288}) {
+  for (const std::int64_t v : {1, 3, 5, 250, 5003, 5006, 50288, 70000, 70002, 70003}) {  // the last are read twice
     expect_rounded_gradient<bfloat16>(v);
     expect_rounded_gradient<float16>(v);
+  }
+}
+
+// More rows than multiprocessors, of which each has one at a time: as one by one.
+TEST_F(SmallOpsCuda, CrossEntropyOfManyLongRows) {
+  for (const std::int64_t v : {30000, 50278}) {
+    const std::int64_t rows = 301, ld = v + 8 - v % 8;
+    const Tensor x = random_tensor({rows, ld}, DType::kF32, 1, 4).to(kGpu);
+    const Tensor losses = Tensor::zeros({2, rows}, DType::kF64, kGpu), ids = Tensor::zeros({rows}, DType::kI32);
+    for (std::int64_t i = 0; i < rows; ++i) ids.set({i}, i % 7 == 3 ? -1 : static_cast<double>(i * 1237 % v));
+    const Tensor there = ids.to(kGpu), grads = Tensor::zeros({2, rows, ld}, DType::kBF16, kGpu);
+    CrossEntropyRowsParams<float, bfloat16> p{
+        rows, v,    x.data<float>(), ld, there.data<std::int32_t>(), losses.data<double>(), grads.data<bfloat16>(),
+        ld,   0.125};
+    cuda::cross_entropy_rows(stream(), p);
+    p.rows = 1;
+    for (std::int64_t i = 0; i < rows; ++i, p.logits += ld, ++p.targets) {
+      p.loss = losses.data<double>() + rows + i;
+      p.grad = grads.data<bfloat16>() + (rows + i) * ld;
+      cuda::cross_entropy_rows(stream(), p);
+    }
+    EXPECT_TRUE(same_bits(losses.select(0, 0).to(kCpuDevice), losses.select(0, 1).to(kCpuDevice))) << v;
+    EXPECT_TRUE(same_bits(grads.select(0, 0).to(kCpuDevice), grads.select(0, 1).to(kCpuDevice))) << v;
   }
 }
 

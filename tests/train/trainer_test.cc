@@ -65,11 +65,13 @@ TEST(Trainer, RecomputingChangesNoBit) {
     return model;
   };
   for (const double dropout : {0.0, 0.2}) {
-    std::int64_t none = 0, light = 0, layer = 0;
+    std::int64_t none = 0, light = 0, scan = 0, layer = 0;
     const Model expected = run(Recompute::kNone, dropout, &none);
     expect_same_parameters(run(Recompute::kLight, dropout, &light), expected);
+    expect_same_parameters(run(Recompute::kScan, dropout, &scan), expected);
     expect_same_parameters(run(Recompute::kLayer, dropout, &layer), expected);
     EXPECT_LT(light, none * 9 / 10);
+    EXPECT_LT(scan, light * 9 / 10);
     EXPECT_LT(layer, none / 2);
   }
 }

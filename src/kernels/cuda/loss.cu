@@ -1,9 +1,11 @@
 // Cross entropy by rows: a block reads a row once, finds its maximum and sum, and keeps it in shared memory (100 KB of
 // 50280 logits in 16 bits, two such blocks a multiprocessor), from where the gradient is computed: one read and one
-// write of memory. Rows that do not fit are read twice. Per logit 10 instructions and 2 exponentials: 0.1 ms each for
-// 4096 rows of 50280, whose bytes take 0.2 ms.
+// write of memory. Where only one row fits, its block stays for more rows and asks for the next one while it writes.
+// Rows that do not fit are read twice. Per logit 10 instructions and 2 exponentials: 0.1 ms each for 4096 rows of
+// 50280, whose bytes take 0.2 ms.
 #include <cmath>
 
+#include "kernels/cuda/common/async_copy.cuh"
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/common/pieces.cuh"
 #include "kernels/cuda/common/warp.cuh"
@@ -86,31 +88,34 @@ struct Row {
   }
 };
 
+__device__ __forceinline__ void add_logit(PartialSum& sum, float x) {
+  sum.raise(x);
+  sum.add(exp_above(x, sum.base));
+}
+
+template <class T>
+__device__ __forceinline__ void add_piece(PartialSum& sum, const Raw<T, kPerVector<T>>& in) {
+  constexpr int kPer = kPerVector<T>;
+  float x[kPer], max = -INFINITY;
+  widen(in, x);
+#pragma unroll
+  for (int k = 0; k < kPer; ++k) max = fmaxf(max, x[k]);
+  sum.raise(max);
+#pragma unroll
+  for (int k = 0; k < kPer; ++k) x[k] = exp_above(x[k], sum.base);
+#pragma unroll
+  for (int width = kPer / 2; width > 0; width /= 2)
+#pragma unroll
+    for (int k = 0; k < width; ++k) x[k] += x[k + width];
+  sum.add(x[0]);
+}
+
 // kept: the row's place in shared memory, or null.
 template <class T>
 __device__ PartialSum sum_of_row(const Row<T>& row, std::int64_t v, Raw<T, kPerVector<T>>* kept) {
   constexpr int kPer = kPerVector<T>;
   PartialSum out;
-  auto add_one = [&](std::int64_t i) {
-    const float x = to_float(row.at[i]);
-    out.raise(x);
-    out.add(exp_above(x, out.base));
-  };
-  if (threadIdx.x < row.head) add_one(threadIdx.x);
-  auto add_piece = [&](const Raw<T, kPer>& in) {
-    float x[kPer], max = -INFINITY;
-    widen(in, x);
-#pragma unroll
-    for (int k = 0; k < kPer; ++k) max = fmaxf(max, x[k]);
-    out.raise(max);
-#pragma unroll
-    for (int k = 0; k < kPer; ++k) x[k] = exp_above(x[k], out.base);
-#pragma unroll
-    for (int width = kPer / 2; width > 0; width /= 2)
-#pragma unroll
-      for (int k = 0; k < width; ++k) x[k] += x[k + width];
-    out.add(x[0]);
-  };
+  if (threadIdx.x < row.head) add_logit(out, to_float(row.at[threadIdx.x]));
   const auto step = static_cast<int>(blockDim.x), pieces = static_cast<int>(row.pieces);
   for (int i = threadIdx.x; i < pieces; i += kAhead * step) {
     Raw<T, kPer> in[kAhead];
@@ -122,35 +127,59 @@ __device__ PartialSum sum_of_row(const Row<T>& row, std::int64_t v, Raw<T, kPerV
     for (int k = 0; k < kAhead; ++k) {
       if (i + k * step >= pieces) break;
       if (kept != nullptr) kept[i + k * step] = in[k];
-      add_piece(in[k]);
+      add_piece<T>(out, in[k]);
     }
   }
-  if (row.tail + threadIdx.x < v) add_one(row.tail + threadIdx.x);
+  if (row.tail + threadIdx.x < v) add_logit(out, to_float(row.at[row.tail + threadIdx.x]));
   return out;
 }
 
-// exp(x - lse) scale, for all of a row but the target.
+// exp(x - lse) scale, for all of a row but the target. A gradient in the logits' own memory, in fewer bits, is written
+// over logits that come before its own: all threads have read theirs when the first one writes.
 template <class T, class G>
 __device__ void write_gradient(const Row<T>& row, std::int64_t v, const Raw<T, kPerVector<T>>* kept, G* grad,
                                float base, float factor) {
   constexpr int kPer = kPerVector<T>;
-  auto write_one = [&](std::int64_t i) { grad[i] = from_float<G>(exp_above(to_float(row.at[i]), base) * factor); };
+  const bool over = sizeof(G) < sizeof(T) && static_cast<const void*>(grad) == static_cast<const void*>(row.at);
+  auto gradient_of = [&](float x) { return from_float<G>(exp_above(x, base) * factor); };
   const bool vectors = reinterpret_cast<std::uintptr_t>(grad + row.head) % (kPer * sizeof(G)) == 0;
   if (!vectors) {
-    for (std::int64_t i = threadIdx.x; i < v; i += blockDim.x) write_one(i);
+    for (std::int64_t first = 0; first < v; first += blockDim.x) {
+      const std::int64_t i = first + threadIdx.x;
+      const float x = i < v ? to_float(row.at[i]) : 0.0f;
+      if (over) __syncthreads();
+      if (i < v) grad[i] = gradient_of(x);
+    }
     return;
   }
-  if (threadIdx.x < row.head) write_one(threadIdx.x);
-#pragma unroll 2
-  for (int i = threadIdx.x; i < row.pieces; i += blockDim.x) {
-    const std::int64_t first = row.head + static_cast<std::int64_t>(i) * kPer;
+  const bool has_head = threadIdx.x < row.head, has_tail = row.tail + threadIdx.x < v;
+  const float head = has_head ? to_float(row.at[threadIdx.x]) : 0.0f;
+  const float tail = has_tail ? to_float(row.at[row.tail + threadIdx.x]) : 0.0f;
+  if (over) __syncthreads();
+  auto write_piece = [&](int i, const Raw<T, kPer>& in) {
     float x[kPer];
-    widen(kept != nullptr ? kept[i] : load_raw<kPer>(row.at + first), x);
+    widen(in, x);
 #pragma unroll
     for (int k = 0; k < kPer; ++k) x[k] = exp_above(x[k], base) * factor;
-    store_floats(grad + first, x);
+    store_floats(grad + row.head + static_cast<std::int64_t>(i) * kPer, x);
+  };
+  auto load_piece = [&](int i) {
+    return kept != nullptr ? kept[i] : load_raw<kPer>(row.at + row.head + static_cast<std::int64_t>(i) * kPer);
+  };
+  if (over && kept == nullptr) {
+    for (int first = 0; first < row.pieces; first += static_cast<int>(blockDim.x)) {
+      const int i = first + static_cast<int>(threadIdx.x);
+      Raw<T, kPer> in;
+      if (i < row.pieces) in = load_piece(i);
+      __syncthreads();
+      if (i < row.pieces) write_piece(i, in);
+    }
+  } else {
+#pragma unroll 2
+    for (int i = threadIdx.x; i < row.pieces; i += blockDim.x) write_piece(i, load_piece(i));
   }
-  if (row.tail + threadIdx.x < v) write_one(row.tail + threadIdx.x);
+  if (has_head) grad[threadIdx.x] = gradient_of(head);
+  if (has_tail) grad[row.tail + threadIdx.x] = gradient_of(tail);
 }
 
 template <class T, class G>
@@ -177,6 +206,100 @@ __global__ void __launch_bounds__(kMaxThreads) cross_entropy_fwd_rows(const Cros
     grad[target] = from_float<G>(fmaf(exp_above(at_target, sum.base), factor, -static_cast<float>(p.grad_scale)));
 }
 
+// The pieces of one row on their way to shared memory, in places that one thread copies to, reads and gives to its
+// pieces of the next row: no barrier.
+struct RowAhead {
+  static constexpr int kGroups = 4, kGroupPieces = 4;  // of a thread; groups are waited for one by one
+  static constexpr std::int64_t kMostPieces = std::int64_t{kGroups} * kGroupPieces * kMaxThreads;
+
+  uint4* places;
+  std::int64_t pieces;
+
+  template <class F>
+  __device__ __forceinline__ void for_group(int group, F&& f) const {
+#pragma unroll
+    for (int k = 0; k < kGroupPieces; ++k) {
+      const int i = (group * kGroupPieces + k) * kMaxThreads + static_cast<int>(threadIdx.x);
+      if (i < pieces) f(i);
+    }
+  }
+  __device__ __forceinline__ void ask(int group, const void* row) const {
+    if (row != nullptr)
+      for_group(group, [&](int i) { copy_async<16>(places + i, static_cast<const uint4*>(row) + i, true); });
+    commit_copies();
+  }
+};
+
+// Rows that begin at 16 bytes, block after block in turn. `vectors` of gradients begin at their own size.
+template <class T, class G>
+__global__ void __launch_bounds__(kMaxThreads)
+    cross_entropy_fwd_rows_ahead(const __grid_constant__ CrossEntropyRowsParams<T, G> p) {
+  constexpr int kPer = kPerVector<T>;
+  extern __shared__ uint4 shared_row[];
+  const RowAhead ahead{shared_row, p.v / kPer};
+  auto row_at = [&](std::int64_t i) { return i < p.rows ? p.logits + i * p.ld : nullptr; };
+#pragma unroll
+  for (int group = 0; group < RowAhead::kGroups; ++group) ahead.ask(group, row_at(blockIdx.x));
+  for (std::int64_t i = blockIdx.x; i < p.rows; i += gridDim.x) {
+    const T *row = row_at(i), *next = row_at(i + gridDim.x);
+    const std::int64_t target = p.targets[i], last = ahead.pieces * kPer + threadIdx.x;
+    const float at_target = target < 0 ? 0.0f : to_float(row[target]), tail = last < p.v ? to_float(row[last]) : 0.0f;
+    PartialSum mine;
+    auto add_group = [&](int group) {
+      ahead.for_group(group,
+                      [&](int k) { add_piece<T>(mine, reinterpret_cast<const Raw<T, kPer>&>(ahead.places[k])); });
+    };
+    wait_copies<3>();
+    add_group(0);
+    wait_copies<2>();
+    add_group(1);
+    wait_copies<1>();
+    add_group(2);
+    wait_copies<0>();
+    add_group(3);
+    if (last < p.v) add_logit(mine, tail);
+    const RowSum sum = reduce(mine);  // with a barrier, so all have read what they read of the row
+    const auto factor = target < 0 ? 0.0f : static_cast<float>(p.grad_scale / sum.sum);
+    if (threadIdx.x == 0 && p.loss != nullptr) {
+      p.loss[i] = target < 0 ? 0 : static_cast<double>(sum.base) * kLn2 - static_cast<double>(at_target) + log(sum.sum);
+    }
+    G* grad = p.grad + i * p.ldg;
+    auto gradient_of = [&](float x, std::int64_t at) {
+      const float share = exp_above(x, sum.base);
+      if (target < 0) return 0.0f;
+      return at == target ? fmaf(share, factor, -static_cast<float>(p.grad_scale)) : share * factor;
+    };
+#pragma unroll
+    for (int group = 0; group < RowAhead::kGroups; ++group) {
+      ahead.for_group(group, [&](int k) {
+        float x[kPer];
+        widen(reinterpret_cast<const Raw<T, kPer>&>(ahead.places[k]), x);
+#pragma unroll
+        for (int j = 0; j < kPer; ++j) x[j] = gradient_of(x[j], std::int64_t{k} * kPer + j);
+        store_floats(grad + std::int64_t{k} * kPer, x);
+      });
+      ahead.ask(group, next);
+    }
+    if (last < p.v) grad[last] = from_float<G>(gradient_of(tail, last));
+  }
+}
+
+// Whether rows of logits and gradients are aligned for it, and the places of a thread are enough.
+template <class T, class G>
+bool takes_rows_ahead(const CrossEntropyRowsParams<T, G>& p) {
+  const std::int64_t row_bytes = p.ld * static_cast<std::int64_t>(sizeof(T)), per = kPerVector<T>;
+  const std::int64_t piece_bytes = per * static_cast<std::int64_t>(sizeof(G));
+  return is_aligned(p.logits, 16) && row_bytes % 16 == 0 &&
+         is_aligned(p.grad, std::min<std::int64_t>(piece_bytes, 16)) && p.ldg % per == 0 &&
+         p.v / per <= RowAhead::kMostPieces;
+}
+
+template <class Kernel>
+void allow_shared(Kernel* kernel, std::int64_t bytes) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+        "cross_entropy_rows");
+}
+
 }  // namespace
 
 template <class T, class G>
@@ -191,11 +314,13 @@ void cross_entropy_rows(const Stream& stream, const CrossEntropyRowsParams<T, G>
   const bool alone = keep && 2 * (bytes + kBlockOverhead) > limit;
   const int threads = p.v <= 512 ? 32 : p.v <= 4096 ? 128 : alone ? kMaxThreads : 512;
   const std::int64_t shared = keep ? bytes : 0;
-  if (shared > 0) {
-    check(cudaFuncSetAttribute(cross_entropy_fwd_rows<T, G>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared)),
-          "cross_entropy_rows");
+  if (alone && takes_rows_ahead(p)) {
+    allow_shared(cross_entropy_fwd_rows_ahead<T, G>, shared);
+    const auto blocks = static_cast<unsigned>(std::min<std::int64_t>(p.rows, multiprocessors(stream.device)));
+    cross_entropy_fwd_rows_ahead<T, G><<<blocks, kMaxThreads, static_cast<std::size_t>(shared), handle_of(stream)>>>(p);
+    return check_launch("cross_entropy_fwd_rows_ahead");
   }
+  if (shared > 0) allow_shared(cross_entropy_fwd_rows<T, G>, shared);
   cross_entropy_fwd_rows<<<static_cast<unsigned>(p.rows), threads, static_cast<std::size_t>(shared),
                            handle_of(stream)>>>(p, keep);
   check_launch("cross_entropy_fwd_rows");
