@@ -104,12 +104,18 @@ nb::object to_dlpack(const Tensor& tensor, nb::handle stream, std::optional<std:
     throw nb::buffer_error(
         ("[array] dl_device: expected " + device_name(device) + ", where this array is (move it with to())").c_str());
   }
+  const bool versioned = max_version && std::get<0>(*max_version) >= 1;
   auto e = std::make_unique<Export>(copy.value_or(false) ? tensor.clone() : tensor);
+  const bool read_only = is_read_only(e->tensor);
+  if (read_only && !versioned) {
+    throw nb::buffer_error(
+        "[array] __dlpack__: expected a consumer of DLPack 1, which knows read-only memory, got one of version 0 "
+        "(share copy() of this array; numpy.asarray gives a read-only view)");
+  }
   if (!device.is_cpu()) hand_over(*e, stream.is_none() ? dlpack::kLegacyStream : nb::cast<std::intptr_t>(stream));
-  if (max_version && std::get<0>(*max_version) >= 1) {
-    e->versioned = {1,       0,
-                    e.get(), [](dlpack::ManagedVersioned* m) { delete static_cast<Export*>(m->context); },
-                    0,       exported_array(*e)};
+  if (versioned) {
+    const auto drop = [](dlpack::ManagedVersioned* m) { delete static_cast<Export*>(m->context); };
+    e->versioned = {1, 0, e.get(), drop, read_only ? dlpack::kReadOnly : 0, exported_array(*e)};
     return nb::steal(PyCapsule_New(&e.release()->versioned, dlpack::kVersioned, drop_untaken));
   }
   return unversioned_capsule(std::move(e));
@@ -147,6 +153,13 @@ int get_buffer(PyObject* self, Py_buffer* view, int flags) {
                     ".to('f32') first)");
     return -1;
   }
+  const bool read_only = is_read_only(t);
+  if (read_only && (flags & PyBUF_WRITABLE) != 0) {
+    PyErr_SetString(PyExc_BufferError,
+                    "[array] buffer: expected memory that may be written, got a view of read-only memory (write to "
+                    "copy() of it)");
+    return -1;
+  }
   if ((flags & PyBUF_STRIDES) != PyBUF_STRIDES && !t.is_contiguous()) {
     PyErr_SetString(PyExc_BufferError, "[array] buffer: expected a contiguous array, got a strided one");
     return -1;
@@ -162,6 +175,7 @@ int get_buffer(PyObject* self, Py_buffer* view, int flags) {
   view->obj = self;
   view->len = t.size_bytes();
   view->itemsize = dtype_size(t.dtype());
+  view->readonly = read_only ? 1 : 0;
   view->ndim = t.rank();
   view->format = (flags & PyBUF_FORMAT) != 0 ? const_cast<char*>(format) : nullptr;
   view->shape = (flags & PyBUF_ND) != 0 ? extents->shape.data() : nullptr;
@@ -224,6 +238,10 @@ void bind_arrays(nb::module_& m) {
       .def_prop_ro("ndim", &Tensor::rank)
       .def_prop_ro("size", &Tensor::numel)
       .def_prop_ro("nbytes", &Tensor::size_bytes)
+      .def_prop_ro(
+          "writable", [](const Tensor& t) { return !is_read_only(t); },
+          "False for a view of an array that may not be written, such as bytes or a numpy.memmap of mode 'r'.")
+      .def("copy", &Tensor::clone, "The same numbers in new memory, row after row, which may be written.")
       .def("to", &to_named, nb::arg("dtype_or_device"),
            "A copy in another dtype ('f32', ...) or on another device ('cpu', 'cuda', 'cuda:1'); itself when it has or "
            "is there already.")

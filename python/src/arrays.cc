@@ -9,7 +9,6 @@
 #include <cstring>
 #include <functional>
 #include <iterator>
-#include <limits>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -20,9 +19,7 @@
 
 #include "coluber/error.h"
 #include "core/cuda.h"
-#include "src/array_values.h"
 #include "src/dlpack.h"
-#include "src/token_ids.h"
 
 namespace coluber::python {
 namespace {
@@ -30,11 +27,16 @@ namespace {
 constexpr const char* kUsedCapsule = "used_dltensor";
 constexpr const char* kUsedVersioned = "used_dltensor_versioned";
 
-// What an import found: the view, and whether its owner allows writing.
-struct Imported {
-  Tensor tensor;
-  bool writable = true;
+// Holds memory that its owner does not allow writing: found behind a tensor by the type of its deleter.
+struct ReadOnlyOwner {
+  std::shared_ptr<void> owner;
+  void operator()(void*) { owner.reset(); }
 };
+
+std::shared_ptr<void> read_only(std::shared_ptr<void> owner) {
+  void* const memory = owner.get();
+  return std::shared_ptr<void>(memory, ReadOnlyOwner{std::move(owner)});
+}
 
 thread_local bool on_owners_stream = false;
 
@@ -79,14 +81,6 @@ class Retired {
 Retired& retired() {
   static auto* const all = new Retired;  // never destroyed: the driver may be gone before
   return *all;
-}
-
-std::string type_of(nb::handle object) {
-  return nb::cast<std::string>(nb::inst_name(object));
-}
-
-[[noreturn]] void refuse_type(std::string_view name, const std::string& expected, const std::string& got) {
-  throw nb::type_error(("[array] " + std::string(name) + ": expected " + expected + ", got " + got).c_str());
 }
 
 std::string dtype_text(const dlpack::DataType& type) {
@@ -195,13 +189,18 @@ std::shared_ptr<void> owner_of(Managed* managed, Release release) {
   });
 }
 
-Imported import_capsule(nb::handle capsule, std::string_view name, Release release) {
+Tensor view_of_managed(const dlpack::ManagedVersioned* managed, std::shared_ptr<void> owner, std::string_view name) {
+  const bool writable = (managed->flags & dlpack::kReadOnly) == 0;
+  return view_of(managed->array, writable ? std::move(owner) : read_only(std::move(owner)), name);
+}
+
+Tensor import_capsule(nb::handle capsule, std::string_view name, Release release) {
   PyObject* const p = capsule.ptr();
   if (PyCapsule_IsValid(p, dlpack::kCapsule) != 0) {
     auto* managed = static_cast<dlpack::Managed*>(PyCapsule_GetPointer(p, dlpack::kCapsule));
     const std::shared_ptr<void> owner = owner_of(managed, release);
     PyCapsule_SetName(p, kUsedCapsule);
-    return {view_of(managed->array, owner, name), true};
+    return view_of(managed->array, owner, name);
   }
   if (PyCapsule_IsValid(p, dlpack::kVersioned) != 0) {
     auto* managed = static_cast<dlpack::ManagedVersioned*>(PyCapsule_GetPointer(p, dlpack::kVersioned));
@@ -211,7 +210,7 @@ Imported import_capsule(nb::handle capsule, std::string_view name, Release relea
     }
     const std::shared_ptr<void> owner = owner_of(managed, release);
     PyCapsule_SetName(p, kUsedVersioned);
-    return {view_of(managed->array, owner, name), (managed->flags & dlpack::kReadOnly) == 0};
+    return view_of_managed(managed, owner, name);
   }
   refuse_type(name, "a DLPack capsule that nobody has taken yet", "another one");
 }
@@ -230,7 +229,7 @@ std::optional<dlpack::DataType> buffer_dtype(const char* format, std::int64_t it
   return {};
 }
 
-Imported import_buffer(nb::handle object, std::string_view name) {
+Tensor import_buffer(nb::handle object, std::string_view name) {
   auto* view = new Py_buffer;
   if (PyObject_GetBuffer(object.ptr(), view, PyBUF_RECORDS_RO) != 0) {
     delete view;
@@ -254,7 +253,7 @@ Imported import_buffer(nb::handle object, std::string_view name) {
     strides.push_back(view->strides[axis] / view->itemsize);
   }
   const dlpack::Array array{view->buf, {dlpack::kCpu, 0}, view->ndim, *dtype, shape.data(), strides.data(), 0};
-  return {view_of(array, owner, name), view->readonly == 0};
+  return view_of(array, view->readonly != 0 ? read_only(owner) : owner, name);
 }
 
 // The stream that the owner of an array is to make wait, as DLPack counts; None for an array in main memory.
@@ -279,15 +278,15 @@ nb::object dlpack_capsule(nb::handle object, std::string_view name) {
   return object.attr("__dlpack__")(nb::arg("stream") = stream);
 }
 
-Imported import_array(nb::handle object, std::string_view name) {
+Tensor import_array(nb::handle object, std::string_view name) {
   if (object.is_none()) return {};
-  if (nb::isinstance<Tensor>(object)) return {nb::cast<Tensor>(object), true};
+  if (nb::isinstance<Tensor>(object)) return nb::cast<Tensor>(object);
   if (PyCapsule_CheckExact(object.ptr()) != 0) return import_capsule(object, name, release_of_imports());
   // The buffer protocol first: it says what is read-only in every version, and never copies.
   if (PyObject_CheckBuffer(object.ptr()) != 0) return import_buffer(object, name);
   if (nb::hasattr(object, "__dlpack__"))
     return import_capsule(dlpack_capsule(object, name), name, release_of_imports());
-  refuse_type(name, "an array (DLPack or the buffer protocol)", type_of(object));
+  refuse_type(name, "an array (DLPack or the buffer protocol)", nb::cast<std::string>(nb::inst_name(object)));
 }
 
 bool overlaps_itself(const Tensor& tensor) {
@@ -303,30 +302,11 @@ bool overlaps_itself(const Tensor& tensor) {
   return false;
 }
 
-void append_ids(nb::handle object, std::vector<std::int64_t>& shape, std::size_t axis, std::vector<std::int32_t>& ids,
-                std::string_view name) {
-  if (is_integer(object)) {
-    if (axis != shape.size()) refuse_type(name, "rows of one depth", "an int beside a sequence");
-    ids.push_back(id_of_integer(object, name));
-    return;
-  }
-  if (PySequence_Check(object.ptr()) == 0 || PyUnicode_Check(object.ptr()) != 0)
-    refuse_type(name, "integers (an array or a sequence of them)", type_of(object));
-  const auto size = static_cast<std::int64_t>(nb::len(object));
-  if (axis == kMaxRank) {  // also a list that holds itself
-    throw Error(ErrorCode::kInvalidArgument, "array",
-                std::string(name) + ": expected at most " + std::to_string(kMaxRank) + " axes, got more");
-  }
-  if (axis == shape.size() && ids.empty()) shape.push_back(size);
-  if (axis >= shape.size() || shape[axis] != size) {
-    throw Error(ErrorCode::kInvalidArgument, "array",
-                std::string(name) + ": expected rows of one length, got " +
-                    (axis < shape.size() ? std::to_string(shape[axis]) + " and " : "") + std::to_string(size));
-  }
-  for (std::int64_t i = 0; i < size; ++i) append_ids(object[i], shape, axis + 1, ids, name);
-}
-
 }  // namespace
+
+void refuse_type(std::string_view name, const std::string& expected, const std::string& got) {
+  throw nb::type_error(("[array] " + std::string(name) + ": expected " + expected + ", got " + got).c_str());
+}
 
 OwnersStream::OwnersStream() : before_(on_owners_stream) {
   on_owners_stream = true;
@@ -337,15 +317,15 @@ OwnersStream::~OwnersStream() {
 }
 
 Tensor tensor_from(nb::handle array, std::string_view name) {
-  return import_array(array, name).tensor;
+  return import_array(array, name);
 }
 
 Tensor tensor_of_capsule(nb::handle capsule, std::string_view name) {
-  return import_capsule(capsule, name, Release::kAtOnce).tensor;
+  return import_capsule(capsule, name, Release::kAtOnce);
 }
 
 Tensor tensor_of_managed(dlpack::ManagedVersioned* managed, std::string_view name) {
-  return view_of(managed->array, owner_of(managed, Release::kAtOnce), name);
+  return view_of_managed(managed, owner_of(managed, Release::kAtOnce), name);
 }
 
 Tensor tensor_of_view(const dlpack::Array& view, nb::handle owner, std::string_view name) {
@@ -358,52 +338,26 @@ Tensor tensor_of_view(const dlpack::Array& view, nb::handle owner, std::string_v
 }
 
 Tensor writable_from(nb::handle array, std::string_view name) {
-  const Imported imported = import_array(array, name);
-  check_writable(imported.tensor, imported.writable, name);
-  return imported.tensor;
+  Tensor tensor = import_array(array, name);
+  check_writable(tensor, name);
+  return tensor;
 }
 
-void check_writable(const Tensor& tensor, bool writable, std::string_view name) {
-  if (!writable) {
-    throw nb::value_error(
-        ("[array] " + std::string(name) + ": expected an array that may be written, got a read-only one").c_str());
+bool is_read_only(const Tensor& tensor) {
+  return std::get_deleter<ReadOnlyOwner>(tensor.memory()) != nullptr;
+}
+
+void check_writable(const Tensor& tensor, std::string_view name) {
+  if (is_read_only(tensor)) {
+    throw nb::value_error(("[array] " + std::string(name) +
+                           ": expected an array that may be written, got a read-only one (copy it first)")
+                              .c_str());
   }
   if (tensor.defined() && overlaps_itself(tensor)) {
     throw nb::value_error(("[array] " + std::string(name) +
                            ": expected elements with memory of their own, got a view that overlaps itself (copy it)")
                               .c_str());
   }
-}
-
-Tensor ids_from(nb::handle ids, std::string_view name) {
-  const bool is_array = nb::isinstance<Tensor>(ids) || PyCapsule_CheckExact(ids.ptr()) != 0 ||
-                        PyObject_CheckBuffer(ids.ptr()) != 0 || nb::hasattr(ids, "__dlpack__");
-  if (!is_array) {
-    std::vector<std::int64_t> shape;
-    std::vector<std::int32_t> values;
-    append_ids(ids, shape, 0, values, name);
-    return Tensor::of(Shape(std::span<const std::int64_t>(shape)), values);
-  }
-  if (const std::optional<Tensor> own = ids_of_buffer(ids, name)) return *own;
-  return ids_of(tensor_from(ids, name), name);
-}
-
-Tensor ids_of(const Tensor& ids, std::string_view name) {
-  if (ids.dtype() == DType::kI32) return ids;
-  const Tensor tensor = ids.dtype() == DType::kI64 ? ids.to(kCpuDevice) : ids;
-  if (tensor.dtype() != DType::kI64 && tensor.dtype() != DType::kU8)
-    refuse_type(name, "an integer dtype", std::string(dtype_name(tensor.dtype())));
-  if (tensor.dtype() == DType::kI64) {
-    const Tensor whole = tensor.contiguous();
-    const auto* const p = whole.data<std::int64_t>();
-    for (std::int64_t i = 0; i < whole.numel(); ++i) {
-      if (p[i] >= std::numeric_limits<std::int32_t>::min() && p[i] <= std::numeric_limits<std::int32_t>::max())
-        continue;
-      throw Error(ErrorCode::kInvalidArgument, "array",
-                  std::string(name) + ": expected integers that 32 bits hold, got " + std::to_string(p[i]));
-    }
-  }
-  return tensor.to(DType::kI32);
 }
 
 }  // namespace coluber::python

@@ -9,7 +9,7 @@
 
 #include <nanobind/nanobind.h>
 
-#include <optional>
+#include <string>
 #include <string_view>
 
 #include "coluber/tensor.h"
@@ -25,6 +25,9 @@ namespace nb = nanobind;
 // no array, BufferError as its owner says, NotImplementedError for a device that this build does not compute on.
 Tensor tensor_from(nb::handle array, std::string_view name);
 
+// TypeError: "[array] name: expected ..., got ...".
+[[noreturn]] void refuse_type(std::string_view name, const std::string& expected, const std::string& got);
+
 // Of a DLPack capsule that nobody has taken yet, or of what is in it, whose owner works on the current stream: nothing
 // waits.
 Tensor tensor_of_capsule(nb::handle capsule, std::string_view name);
@@ -36,13 +39,11 @@ Tensor tensor_of_view(const dlpack::Array& view, nb::handle owner, std::string_v
 Tensor writable_from(nb::handle array, std::string_view name);
 
 // Refuses memory that may not be written, or whose elements overlap.
-void check_writable(const Tensor& tensor, bool writable, std::string_view name);
+void check_writable(const Tensor& tensor, std::string_view name);
 
-// Token ids (...) i32, or borders of sequences, from an array of any integer dtype (by DLPack i32, i64, u8), an int, or
-// nested sequences of ints; refuses what no i32 holds. Copies unless it is an i32 array already; ids of 64 bits on a
-// GPU come to the CPU, where they are looked at.
-Tensor ids_from(nb::handle ids, std::string_view name);
-Tensor ids_of(const Tensor& ids, std::string_view name);
+// Whether `tensor` is a view of memory whose owner did not allow writing: every view of it and all that Python gets of
+// it says so, too.
+bool is_read_only(const Tensor& tensor);
 
 // While it lives, this thread works on the stream of those who own the arrays that come in: they are given back at
 // once.

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "src/arrays.h"
+#include "src/token_ids.h"
 
 namespace coluber::python {
 namespace {

@@ -14,6 +14,7 @@
 
 #include "coluber/ops.h"
 #include "src/arrays.h"
+#include "src/token_ids.h"
 
 namespace coluber::python {
 namespace {

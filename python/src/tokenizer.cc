@@ -11,6 +11,7 @@
 #include <string>
 
 #include "src/arrays.h"
+#include "src/token_ids.h"
 #include "text/train_tokenizer.h"
 
 namespace coluber::python {

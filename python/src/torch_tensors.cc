@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "src/arrays.h"
+#include "src/token_ids.h"
 
 namespace coluber::python {
 namespace {
@@ -260,7 +261,7 @@ Tensor borrow_writable(nb::handle tensor, std::string_view name) {
                            "that torch puts off (clone it)")
                               .c_str());
   const Tensor borrowed = borrow(tensor, name);
-  check_writable(borrowed, true, name);
+  check_writable(borrowed, name);
   return borrowed;
 }
 

@@ -20,6 +20,7 @@
 #include "src/arrays.h"
 #include "src/exclusive.h"
 #include "src/model.h"
+#include "src/token_ids.h"
 #include "src/tokenizer.h"
 #include "train/loss_picture.h"
 

@@ -2,7 +2,9 @@
 
 import array
 import copy
+import ctypes
 import gc
+import io
 import pickle
 import weakref
 
@@ -209,9 +211,60 @@ def test_state_must_be_writable_and_its_own_memory():
     read_only = np.zeros((b, d, k - 1), np.float32)
     read_only.flags.writeable = False
     overlapping = np.lib.stride_tricks.as_strided(np.zeros(16, np.float32), (b, d, k - 1), (4, 8, 4))
-    for state, sentence in ((read_only, "read-only"), (overlapping, "overlaps itself")):
+    for state, sentence in (
+        (read_only, "read-only"), (coluber.array(read_only), "read-only"), (overlapping, "overlaps itself")
+    ):
         with pytest.raises(ValueError, match=sentence):
             coluber.ops.causal_conv1d_step(state, x, weight)
+
+
+PyBUF_WRITABLE = 1  # of C's PyObject_GetBuffer
+
+
+@pytest.fixture(params=["flag", "memmap", "bytes"])
+def read_only(request, tmp_path):
+    """Numbers in memory that may not be written."""
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    if request.param == "memmap":
+        x.tofile(tmp_path / "x")
+        return np.memmap(tmp_path / "x", np.float32, "r", shape=(3, 4))
+    if request.param == "bytes":
+        return np.frombuffer(x.tobytes(), np.float32).reshape(3, 4)
+    x.flags.writeable = False
+    return x
+
+
+def test_read_only_memory_stays_read_only(read_only):
+    whole = coluber.array(read_only)
+    for a, want in ((whole, read_only), (whole[1:, ::2], read_only[1:, ::2]), (coluber.array(whole), read_only)):
+        assert not a.writable
+        for view in (np.asarray(a), np.from_dlpack(a), np.asarray(memoryview(a))):
+            assert not view.flags.writeable and np.shares_memory(view, read_only) and np.array_equal(view, want)
+        with pytest.raises(ValueError, match="read-only"):
+            np.asarray(a)[...] = 1
+        assert memoryview(a).readonly
+        for again in (np.from_dlpack(a), np.asarray(a), a.__dlpack__(max_version=(1, 0))):
+            assert not coluber.array(again).writable
+        with pytest.raises(BufferError, match=r"may be written, got a view of read-only .*copy\(\)"):
+            ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(a), ctypes.create_string_buffer(256), PyBUF_WRITABLE)
+        with pytest.raises(TypeError, match="read-write"):
+            io.BytesIO(bytes(64)).readinto(whole)
+        with pytest.raises(BufferError, match=r"consumer of DLPack 1, .* got one of version 0 \(share copy\(\)"):
+            a.__dlpack__()
+        with pytest.raises(BufferError, match="consumer of DLPack 1"):
+            a.__dlpack__(max_version=(0, 8))
+    for own in (whole.copy(), whole.to("f64"), coluber.array(whole.__dlpack__(copy=True)), copy.deepcopy(whole)):
+        assert own.writable
+        np.asarray(own)[0, 0] = 7
+        assert own.tolist()[0] == [7, 1, 2, 3] and whole.tolist()[0] == [0, 1, 2, 3]
+
+
+def test_copies_are_rows():
+    x = np.arange(6, dtype=np.int64).reshape(2, 3)
+    a = coluber.array(x.T)
+    assert a.writable and a.copy().strides == (2, 1) and a.copy().tolist() == x.T.tolist()
+    np.asarray(a)[0, 0] = 9
+    assert x[0, 0] == 9
 
 
 def test_conversions():
