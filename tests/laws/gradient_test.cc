@@ -1,14 +1,21 @@
-// Gradients obey the same laws as values, in f64: a text read in chunks, packed or alone has one gradient. The sums are
-// taken in another order, so 1e-12 of the largest element and not the bit.
+// Gradients obey the same laws as values: a text read in chunks, packed or alone has one gradient. In f64 on the CPU,
+// in f32 on a GPU, where they are also held to differences of the loss. The sums are taken in another order, so 1e4
+// units in the last place of the largest element and not the bit.
 #include "tests/laws/laws.h"
 
 namespace coluber::testing {
 namespace {
 
-constexpr double kSameInF64 = 1e-12;
+constexpr double kSameInF64 = 1e4 * kUnitF64, kSameInF32 = 1e4 * kUnitF32;
 
-class GradientLaws : public ::testing::Test {
+class GradientLaws : public ::testing::TestWithParam<Device> {
  protected:
+  void SetUp() override {
+    if (GetParam().is_cpu()) return;
+    if (cuda_device_count() == 0) GTEST_SKIP() << cuda_unavailable_reason();
+    model_ = Model::create(law_model(), 3).to(kGpu);
+  }
+
   Context ctx_{ContextOptions{2, Algorithm::kAuto}};
   Model model_ = Model::create(law_model(), 3, DType::kF64);
   Tensor ids_ = law_ids({1, 24}, 1), targets_ = law_ids({1, 24}, 2);
@@ -21,24 +28,25 @@ class GradientLaws : public ::testing::Test {
     Graph graph{ctx_, &tape};
     pass(graph, tape);
     std::vector<Tensor> result;
-    for (const Parameter& parameter : model_.parameters()) result.push_back(parameter.var.grad());
+    for (const Parameter& parameter : model_.parameters()) result.push_back(parameter.var.grad().to(kCpuDevice));
     return result;
   }
 
   void expect_same(const std::vector<Tensor>& got, const std::vector<Tensor>& expected) {
     const Parameters parameters = model_.parameters();
+    const double allowed = GetParam().is_cpu() ? kSameInF64 : kSameInF32;
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       const double scale = max_abs(expected[i]);
       EXPECT_GT(scale, 0) << parameters[i].name;
       const Tensor difference = got[i].clone();
       ops::add_inplace(ctx_, difference, expected[i], -1);
-      EXPECT_LE(max_abs(difference), kSameInF64 * scale) << parameters[i].name;
+      EXPECT_LE(max_abs(difference), allowed * scale) << parameters[i].name;
     }
   }
 };
 
 // The state between two chunks carries what the second chunk's loss says of the first's tokens.
-TEST_F(GradientLaws, ChunksAreTheWhole) {
+TEST_P(GradientLaws, ChunksAreTheWhole) {
   const auto whole =
       gradients([&](Graph& graph, Tape& tape) { tape.backward(ctx_, model_.loss(graph, ids_, targets_)); });
   const auto chunks = gradients([&](Graph& graph, Tape& tape) {
@@ -52,7 +60,7 @@ TEST_F(GradientLaws, ChunksAreTheWhole) {
   expect_same(chunks, whole);
 }
 
-TEST_F(GradientLaws, PackedAndResetsAreSeparate) {
+TEST_P(GradientLaws, PackedAndResetsAreSeparate) {
   const auto separate = gradients([&](Graph& graph, Tape& tape) {
     tape.backward(ctx_, model_.loss(graph, tokens(ids_, 0, 9), tokens(targets_, 0, 9)),
                   Tensor::full({}, 9.0 / 24, DType::kF64));
@@ -71,7 +79,7 @@ TEST_F(GradientLaws, PackedAndResetsAreSeparate) {
   }
 }
 
-TEST_F(GradientLaws, ABatchIsTheMeanOfItsRows) {
+TEST_P(GradientLaws, ABatchIsTheMeanOfItsRows) {
   const Tensor ids = law_ids({3, 8}, 1), targets = law_ids({3, 8}, 2);
   const auto batch =
       gradients([&](Graph& graph, Tape& tape) { tape.backward(ctx_, model_.loss(graph, ids, targets)); });
@@ -83,6 +91,40 @@ TEST_F(GradientLaws, ABatchIsTheMeanOfItsRows) {
   });
   expect_same(rows, batch);
 }
+
+// Along random directions of each parameter, the gradient is the central difference of the loss: that of the CPU in
+// f64, with one Richardson step.
+TEST_P(GradientLaws, AreDifferencesOfTheLoss) {
+  const auto gradient =
+      gradients([&](Graph& graph, Tape& tape) { tape.backward(ctx_, model_.loss(graph, ids_, targets_)); });
+  const Model exact = model_.to(kCpuDevice).to(DType::kF64);
+  const Parameters parameters = exact.parameters();
+  Graph graph{ctx_};
+  constexpr double kStep = 1e-4;
+  const double rounding = 8 * kUnitF64 * exact.loss(graph, ids_, targets_).value().at({}) / kStep;
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    const Tensor value = parameters[i].var.value(), start = value.clone();
+    const double size = std::sqrt(ops::sum_of_squares(ctx_, gradient[i]));
+    for (std::uint64_t seed = 1; seed <= 2; ++seed) {
+      const Tensor direction = random_tensor(value.shape(), DType::kF64, seed);
+      const auto loss_at = [&](double step) {
+        value.copy_from(start);
+        ops::add_inplace(ctx_, value, direction, step);
+        return exact.loss(graph, ids_, targets_).value().at({});
+      };
+      const auto central = [&](double step) { return (loss_at(step) - loss_at(-step)) / (2 * step); };
+      const double expected = (4 * central(kStep / 2) - central(kStep)) / 3;
+      value.copy_from(start);
+      double got = 0;
+      const Tensor g = gradient[i].to(DType::kF64);
+      for (std::int64_t j = 0; j < g.numel(); ++j) got += g.data<double>()[j] * direction.data<double>()[j];
+      EXPECT_NEAR(got, expected, (GetParam().is_cpu() ? 1e-7 : kSameInF32) * size + rounding) << parameters[i].name;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, GradientLaws, ::testing::Values(kCpuDevice, kGpu),
+                         [](const auto& row) { return row.param.is_cpu() ? "cpu" : "cuda"; });
 
 // --- both directions -------------------------------------------------------------------------------------------------
 Tensor flipped(const Tensor& x) {  // (b,l,m), tokens from last to first

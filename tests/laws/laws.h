@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/cuda/cuda.h"
 #include "tests/support/models.h"
 
 namespace coluber::testing {
@@ -32,8 +33,8 @@ inline Tensor tokens(const Tensor& ids, std::int64_t begin, std::int64_t end) {
 }
 
 struct Reading {
-  Tensor logits;  // (b,l,v)
-  State state;
+  Tensor logits;  // (b,l,v), on the CPU
+  State state;    // where the model is
 };
 
 // ids read in pieces that end at `ends`; pieces of one token through step when `by_step`.
@@ -52,7 +53,7 @@ inline Reading read(Context& ctx, const Model& model, const Tensor& ids, const s
     } else {
       ForwardOptions options;
       options.state = &r.state;
-      into.copy_from(model.forward(ctx, tokens(ids, begin, end), options));
+      into.copy_from(model.forward(ctx, tokens(ids, begin, end), options).to(kCpuDevice));
     }
     begin = end;
   }
@@ -70,12 +71,14 @@ inline void expect_same_bits(const Reading& a, const Reading& b, const std::stri
   EXPECT_TRUE(a.state.equals(b.state)) << what;
 }
 
-// max_error of logits and of every layer's state.
-inline double worst_error(const Reading& got, const Reading& expected) {
-  double worst = max_error(got.logits, expected.logits);
+// `error` (max_error, norm_error) of logits and of every layer's state, the largest.
+template <class Error>
+double worst_error(const Reading& got, const Reading& expected, Error&& error) {
+  double worst = error(got.logits, expected.logits);
   for (std::size_t i = 0; i < expected.state.num_layers(); ++i) {
-    worst = std::max(worst, max_error(got.state.layer(i).conv, expected.state.layer(i).conv));
-    worst = std::max(worst, max_error(got.state.layer(i).ssm, expected.state.layer(i).ssm));
+    const LayerState a = got.state.layer(i), b = expected.state.layer(i);
+    worst = std::max(worst, error(a.conv.to(kCpuDevice), b.conv.to(kCpuDevice)));
+    worst = std::max(worst, error(a.ssm.to(kCpuDevice), b.ssm.to(kCpuDevice)));
   }
   return worst;
 }

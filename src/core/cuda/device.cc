@@ -1,6 +1,7 @@
 // Devices and streams of the CUDA runtime.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <mutex>
 #include <optional>
 
@@ -114,13 +115,15 @@ void require_device(int device) {
     refuse_value(ErrorCode::kUnsupported, "device", "index",
                  found.count == 1 ? "cuda:0, the only one" : join("cuda:0 to cuda:", found.count - 1), name());
   }
-  static std::array<int, kMaxDevices> capabilities{};  // written with equal values by whoever comes first
-  int& capability = capabilities[static_cast<std::size_t>(device)];
+  static std::array<std::atomic<int>, kMaxDevices> capabilities{};
+  std::atomic<int>& known = capabilities[static_cast<std::size_t>(device)];
+  int capability = known.load(std::memory_order_relaxed);
   if (capability == 0) {
     int major = 0, minor = 0;
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
     check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "cudaDeviceGetAttribute");
     capability = major * 10 + minor;
+    known.store(capability, std::memory_order_relaxed);
   }
   if (capability < kOldestCapability) {
     refuse_value(ErrorCode::kUnsupported, "device", join("compute capability of ", name()), "8.0 or newer",
