@@ -11,22 +11,14 @@ All take turns in one run, and the best of each counts: figures of this machine'
 import argparse
 import subprocess
 import time
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from host_time import best_us
 
 import coluber
 from coluber.torch import Mamba, reference, selective_scan_fn
-
-
-def best_us(function, rounds=8, calls=2500):
-    best = float("inf")
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        for _ in range(calls):
-            function()
-        best = min(best, (time.perf_counter() - begin) / calls)
-    return best * 1e6
 
 
 def overhead():
@@ -36,12 +28,13 @@ def overhead():
     swapped = [coluber.array(t.transpose(1, 2)) for t in (u, delta, B, C)]
     arrays = swapped[:2] + [coluber.array(A)] + swapped[2:] + [coluber.array(D)]
     native = coluber._native.selective_scan_forward
+    us = partial(best_us, rounds=8, calls=2500)
     print(f"selective_scan of ({b},{d},{l}), n {n}:")
-    print(f"  native call                 {best_us(lambda: native(*arrays)):7.2f} us")
+    print(f"  native call                 {us(lambda: native(*arrays)):7.2f} us")
     with torch.no_grad():
-        print(f"  selective_scan_fn, no grad  {best_us(lambda: selective_scan_fn(u, delta, A, B, C, D)):7.2f} us")
+        print(f"  selective_scan_fn, no grad  {us(lambda: selective_scan_fn(u, delta, A, B, C, D)):7.2f} us")
     u.requires_grad_()
-    print(f"  selective_scan_fn, autograd {best_us(lambda: selective_scan_fn(u, delta, A, B, C, D)):7.2f} us")
+    print(f"  selective_scan_fn, autograd {us(lambda: selective_scan_fn(u, delta, A, B, C, D)):7.2f} us")
 
 
 def plain_block(model, x, scan):

@@ -12,22 +12,13 @@ Where two are compared they take turns, and the best of each counts.
 import argparse
 import subprocess
 import time
+from functools import partial
 
 import torch
+from host_time import best_us
 
 import coluber
 from coluber import torch as ct
-
-
-def host_us(function, rounds=10, calls=500):
-    best = float("inf")
-    for _ in range(rounds):
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        for _ in range(calls):
-            function()
-        best = min(best, (time.perf_counter() - begin) / calls)
-    return best * 1e6
 
 
 def overhead():
@@ -35,13 +26,22 @@ def overhead():
     u, delta = (torch.randn(b, d, l, device="cuda") for _ in range(2))
     B, C = (torch.randn(b, n, l, device="cuda") for _ in range(2))
     A, D = -torch.rand(d, n, device="cuda"), torch.randn(d, device="cuda")
+    ones = torch.ones(b, d, l, device="cuda")
+
+    def scan():
+        return ct.selective_scan_fn(u, delta, A, B, C, D)
+
+    # Few calls a round: what a stream has been given but not begun may be a thousand kernels, then the host waits.
+    us = partial(best_us, rounds=40, calls=100, before=torch.cuda.synchronize)
     print(f"selective_scan_fn of ({b},{d},{l}), n {n}, host time of a call:")
     with torch.no_grad():
-        print(f"  no grad               {host_us(lambda: ct.selective_scan_fn(u, delta, A, B, C, D)):7.2f} us")
+        print(f"  no grad               {us(scan):7.2f} us")
+        print(f"  torch.empty           {us(lambda: torch.empty(32, device='cuda')):7.2f} us")
+        print(f"  torch's u * delta     {us(lambda: u * delta):7.2f} us")
     u.requires_grad_()
-    print(f"  autograd              {host_us(lambda: ct.selective_scan_fn(u, delta, A, B, C, D)):7.2f} us")
-    print(f"  torch.empty           {host_us(lambda: torch.empty(32, device='cuda')):7.2f} us")
-    print(f"  torch's u * delta     {host_us(lambda: u * delta):7.2f} us")
+    print(f"  autograd              {us(scan):7.2f} us")
+    print(f"  torch's u * delta     {us(lambda: u * delta):7.2f} us")
+    print(f"  autograd and backward {us(lambda: torch.autograd.grad(scan(), u, ones)):7.2f} us")
 
 
 def block(options):

@@ -70,8 +70,10 @@ void selective_scan_backward(ThreadPool& threads, Arena& scratch, const Selectiv
 
 namespace cuda {
 
-// T: float, bfloat16 or float16. All memory is the device's. u, dt, z, y, B and C must be contiguous in their last
-// axis; rows may start anywhere (wide loads are taken where alignment allows). Otherwise as above.
+// T: float, bfloat16 or float16. All memory is the device's. Inputs may have any strides and alignment: the kernels in
+// tiles want a contiguous last axis and rows that wide loads can read, and the slower ones for any shape do without. y
+// must be contiguous in its last axis. No checkpoint elems: forward writes none and backward needs none. Otherwise as
+// above.
 template <class T>
 std::int64_t selective_scan_checkpoint_elems(const Stream& stream, const SelectiveScanParams<T, float>& p);
 template <class T>

@@ -34,6 +34,10 @@ Tensor join_pairs(const Tensor& t, std::int64_t elems) {
   return c.reshape(Shape(shape));
 }
 
+// On a GPU the kernels for any shape read any strides, and so much work (numbers of states of all tokens) is done
+// before a copy would have started.
+constexpr std::int64_t kFewStates = 1 << 16;
+
 // Fast kernels read channels (and states of B, C) as vectors.
 Tensor with_unit_stride(const Tensor& t) {
   return !t.defined() || t.size(-1) <= 1 || t.stride(-1) == 1 ? t : t.clone();
@@ -134,6 +138,7 @@ struct Prepared {
   std::vector<SequenceRange> sequences;
   DeviceSequences device_sequences;
   bool reference = false;
+  bool any_strides = false;  // the kernel takes inputs as they lie
 
   // (s,d,n e); the view of a contiguous tensor, otherwise a copy.
   Tensor flat_state(const Tensor& t) const {
@@ -152,15 +157,16 @@ Prepared prepare(const Context& ctx, const SelectiveScanArgs& args) {
   p.x.slots = static_cast<std::int64_t>(p.sequences.size());
   p.device_sequences = DeviceSequences(p.sequences, args.cu_seqlens.defined(), args.u.device());
   p.resets = checked_resets(kOp, args.resets, p.x.b, p.x.l, args.u.device());
-  auto layout = [&](const Tensor& t) { return p.reference ? t : with_unit_stride(t); };
+  p.any_strides = p.reference || (!args.u.device().is_cpu() && args.u.numel() * p.x.n * p.x.elems <= kFewStates);
+  auto layout = [&](const Tensor& t) { return p.any_strides ? t : with_unit_stride(t); };
   p.u = layout(args.u);
   p.dt = layout(args.dt);
   p.z = layout(args.z);
   p.A = join_pairs(args.A, p.x.elems).contiguous();
   p.D = args.D.defined() ? args.D.contiguous() : args.D;
   p.dt_bias = args.dt_bias.defined() ? args.dt_bias.contiguous() : args.dt_bias;
-  p.B = as_grouped(args.B, p.x, !p.reference);
-  p.C = as_grouped(args.C, p.x, !p.reference);
+  p.B = as_grouped(args.B, p.x, !p.any_strides);
+  p.C = as_grouped(args.C, p.x, !p.any_strides);
   if (args.state_in.defined()) check_like("state_in", args.state_in, p.x.state(), parameter_dtype(args.u));
   p.state_in = p.flat_state(args.state_in);
   return p;
@@ -224,7 +230,7 @@ Tensor selective_scan_forward(Context& ctx, const SelectiveScanArgs& args, Tenso
     kernel(k);
   };
   auto checkpoints = [&](std::int64_t elems) -> float* {
-    if (saved == nullptr) return nullptr;
+    if (saved == nullptr || elems == 0) return nullptr;
     saved->checkpoints = Tensor::empty({elems}, DType::kF32, device);
     return saved->checkpoints.data<float>();
   };
@@ -261,7 +267,7 @@ SelectiveScanGrads selective_scan_backward(Context& ctx, const SelectiveScanArgs
   check_device(kOp, "grad_y", grad_y, device);
   if (grad_state_out.defined()) check_like("grad_state_out", grad_state_out, p.x.state(), parameter);
   check_device(kOp, "grad_state_out", grad_state_out, device);
-  const Tensor gy = p.reference ? grad_y : with_unit_stride(grad_y);
+  const Tensor gy = p.any_strides ? grad_y : with_unit_stride(grad_y);
   const Tensor grad_state = p.flat_state(grad_state_out);
   auto make = [&](const Tensor& like) {
     if (!like.defined()) return Tensor{};

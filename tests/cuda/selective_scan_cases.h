@@ -19,6 +19,7 @@ struct ScanCase {
   bool state = false, in_place = false, resets = false, checkpoints = false;
   std::vector<std::int64_t> borders = {};  // of packed sequences
   std::int64_t wide = 0;                   // u, dt and z are slices of rows this wide
+  bool tokens_last = false;                // neighbours in memory of u, dt, z, B and C are tokens
 
   std::int64_t width() const { return complex ? 2 * n : n; }
 };
@@ -65,6 +66,10 @@ inline std::vector<ScanCase> any_shape_cases() {
            .reverse = true,
            .state = true},
           {.name = "complex, wide", .b = 1, .l = 40, .d = 6, .n = 256, .complex = true, .state = true},
+          {.name = "one chunk", .l = 16, .d = 13, .n = 5, .state = true, .resets = true, .checkpoints = true},
+          {.name = "tokens last", .state = true, .checkpoints = true, .tokens_last = true},
+          {.name = "tokens last, n 40", .d = 7, .n = 40, .groups_B = 7, .reverse = true, .tokens_last = true},
+          {.name = "tokens last, complex", .d = 12, .n = 5, .complex = true, .tokens_last = true},
           {.name = "odd rows", .wide = 99}};
 }
 
@@ -91,13 +96,19 @@ ScanInputs inputs_of(const ScanCase& c) {
   constexpr DType kT = dtype_of<T>::value, kF = DType::kF32;
   ScanInputs in;
   const Shape rows{c.b, c.l, std::max(c.wide, c.d)};
-  auto sliced = [&](const Numbers& x) { return Numbers{x.exact.slice(2, 0, c.d), x.device.slice(2, 0, c.d)}; };
+  auto laid_out = [&](Numbers x) {
+    if (c.tokens_last) x.device = x.device.transpose(1, -1).contiguous().transpose(1, -1);
+    return x;
+  };
+  auto sliced = [&](const Numbers& x) { return laid_out({x.exact.slice(2, 0, c.d), x.device.slice(2, 0, c.d)}); };
   in.u = sliced(random_numbers(rows, kT, 1));
   in.dt = sliced(c.bare ? shifted(rows, kT, 2, 0.02, 0.1, false) : shifted(rows, kT, 2, 2, -2, false));
   if (!c.bare) in.z = sliced(random_numbers(rows, kT, 3));
   in.A = shifted({c.d, c.width()}, kF, 4, 2, 0, true);
   in.B = random_numbers(c.constant_B ? Shape{c.d, c.width()} : Shape{c.b, c.l, c.groups_B, c.width()}, kT, 5);
   in.C = random_numbers(c.constant_C ? Shape{c.d, c.width()} : Shape{c.b, c.l, c.groups_C, c.width()}, kT, 6);
+  if (!c.constant_B) in.B = laid_out(in.B);
+  if (!c.constant_C) in.C = laid_out(in.C);
   if (!c.bare) in.D = random_numbers({c.d}, kF, 7);
   if (!c.bare) in.dt_bias = random_numbers({c.d}, kF, 8, 0.5);
   for (std::size_t i = 0; i + 1 < c.borders.size(); ++i) in.sequences.push_back({0, c.borders[i], c.borders[i + 1]});

@@ -72,6 +72,7 @@ Results kernel_of(const cuda::Stream& stream, const Case& c, const Inputs& in, T
 // A checkpoint is the state that the reference leaves when the sequence ends before the chunk.
 void check_checkpoints(const Case& c, const Inputs& in, const Tensor& checkpoints) {
   const std::int64_t chunks = (c.l + 15) / 16, row_numbers = chunks * c.d * c.width();
+  if (chunks <= 1) return;  // it begins with state_in
   const Tensor all = checkpoints.reshape({c.b, chunks, c.d, c.width()}).to(kCpuDevice);
   ASSERT_EQ(all.numel(), c.b * row_numbers);
   for (std::int64_t chunk = 1; chunk < chunks; chunk += 2) {

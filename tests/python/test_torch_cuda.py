@@ -49,6 +49,29 @@ def test_results_are_torchs_own_tensors():
     assert torch.cuda.memory_allocated() == before
 
 
+@pytest.mark.parametrize("b, d, l, n", [(1, 4, 8, 4), (2, 8, 16, 16), (2, 8, 40, 16)])
+def test_a_tiny_scan_reads_its_inputs_as_they_lie(b, d, l, n):
+    def allocated(function):
+        before = torch.cuda.memory_stats()["allocation.all.allocated"]
+        results = function()
+        return torch.cuda.memory_stats()["allocation.all.allocated"] - before, results
+
+    inputs = leaves(*scan_inputs(b, d, l, n))
+    scan(*inputs)
+    with torch.no_grad():
+        count, out = allocated(lambda: scan(*inputs))
+    assert count == 1  # out
+    count, with_grad = allocated(lambda: scan(*inputs))
+    assert count == (1 if l <= 16 else 2)  # and the states at every 16th token
+    assert torch.equal(out, with_grad)
+    grads = torch.autograd.grad(with_grad.square().sum(), inputs)
+    on_cpu = leaves(*(t.detach().cpu() for t in inputs))
+    want = scan(*on_cpu)
+    assert error(out.cpu(), want) <= 1e-5
+    for grad, wanted in zip(grads, torch.autograd.grad(want.square().sum(), on_cpu)):
+        assert error(grad.cpu(), wanted) <= 1e-4
+
+
 def test_current_stream_is_honoured():
     inputs = scan_inputs()
     want = scan(2 * inputs[0], *inputs[1:])

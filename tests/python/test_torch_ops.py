@@ -312,6 +312,17 @@ def test_double_backward_is_refused():
         grad.square().sum().backward()
 
 
+@pytest.mark.skipif(not hasattr(torch, "func"), reason="torch 2.0 or newer has torch.func")
+def test_transforms_are_refused_by_torch():
+    u, *others = scan_inputs()
+    rows = torch.stack([u, u])
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.func.vmap(lambda row: ct.selective_scan_fn(row, *others))(rows)
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.func.grad(lambda row: ct.selective_scan_fn(row, *others).sum())(u)
+    assert ct.selective_scan_fn(u, *others).shape == u.shape
+
+
 def test_retain_graph_and_versions():
     inputs = leaves(*scan_inputs())
     out = ct.selective_scan_fn(*inputs, delta_softplus=True)

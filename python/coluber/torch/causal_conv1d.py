@@ -2,7 +2,7 @@
 
 import torch
 
-from ._autograd import is_compiling, native, once_differentiable, refuse_grad, resets_of
+from ._autograd import differentiable, is_compiling, native, once_differentiable, refuse_grad, resets_of
 
 _forward = native.conv_forward
 _backward = native.conv_backward
@@ -27,6 +27,9 @@ class _CausalConv1d(torch.autograd.Function):
         return (*grads, None, grad_state_in, None, None, None)
 
 
+_differentiable_conv = differentiable(_CausalConv1d)
+
+
 def _silu(activation):
     if activation is None:
         return False
@@ -42,7 +45,7 @@ def _conv(x, weight, bias, silu, state_in, cu_seqlens, resets, want_state):
         out, state = library.causal_conv1d(x, weight, bias, silu, state_in, cu_seqlens, resets)
         return (out, state) if want_state else out
     if torch.is_grad_enabled():
-        return _CausalConv1d.apply(x, weight, bias, silu, state_in, cu_seqlens, resets, want_state)
+        return _differentiable_conv(x, weight, bias, silu, state_in, cu_seqlens, resets, want_state)
     out, state = _forward(x, weight, bias, silu, state_in, cu_seqlens, resets, want_state)
     return (out, state) if want_state else out
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ._autograd import is_compiling, native, once_differentiable
+from ._autograd import differentiable, is_compiling, native, once_differentiable
 
 _forward = native.norm_forward
 _backward = native.norm_backward
@@ -27,6 +27,9 @@ class _Norm(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias, grad_x if ctx.has_residual else None, None, None
 
 
+_differentiable_norm = differentiable(_Norm)
+
+
 def _norm(x, weight, bias, residual, rms, eps):
     """y, and x + residual when there is a residual."""
     if is_compiling():
@@ -34,7 +37,7 @@ def _norm(x, weight, bias, residual, rms, eps):
 
         return library.norm(x, weight, bias, residual, rms, eps)
     if torch.is_grad_enabled():
-        return _Norm.apply(x, weight, bias, residual, rms, eps)
+        return _differentiable_norm(x, weight, bias, residual, rms, eps)
     y, total = _forward(x, weight, bias, residual, rms, eps)
     return y if total is None else (y, total)
 

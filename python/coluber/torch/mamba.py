@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ._autograd import autocast_dtype, is_compiling, native, once_differentiable, requires_grad, resets_of
+from ._autograd import (
+    autocast_dtype, differentiable, is_compiling, native, once_differentiable, requires_grad, resets_of,
+)
 from .causal_conv1d import _conv
 from .layer_norm import RMSNorm, layer_norm_fn
 from .selective_scan import _scan
@@ -35,6 +37,9 @@ class _Mixer(torch.autograd.Function):
             ctx.bf16, ctx.norm_eps, ctx.wanted,
         )
         return (None, None, None, None, None, *grads)
+
+
+_differentiable_mixer = differentiable(_Mixer)
 
 
 def _check_positive(**numbers):
@@ -173,7 +178,7 @@ class Mamba(nn.Module):
         bf16 = (weights[0].dtype if autocast is None else autocast) == torch.bfloat16
         arguments = (cu_seqlens, resets, x, conv_state, ssm_state)
         if torch.is_grad_enabled():
-            results = _Mixer.apply(bf16, self.norm_dt_B_C_eps, want_state, *arguments, *weights)
+            results = _differentiable_mixer(bf16, self.norm_dt_B_C_eps, want_state, *arguments, *weights)
         else:
             results = native.mixer_forward(
                 x, weights, conv_state, ssm_state, cu_seqlens, resets, bf16, self.norm_dt_B_C_eps, want_state, ()

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ._autograd import is_compiling, native, once_differentiable, refuse_grad, resets_of
+from ._autograd import differentiable, is_compiling, native, once_differentiable, refuse_grad, resets_of
 from .causal_conv1d import causal_conv1d_fn
 from .layer_norm import rms_norm_fn
 
@@ -13,7 +13,8 @@ _backward = native.scan_backward
 
 class _SelectiveScan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, resets, want_state):
+    def forward(ctx, u, delta, A, B, C, D, z, delta_bias, state_in, constants):
+        softplus, cu_seqlens, resets, want_state = constants
         out, state, saved = _forward(
             u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, resets, want_state, True
         )
@@ -29,7 +30,10 @@ class _SelectiveScan(torch.autograd.Function):
         *grads, grad_state_in = _backward(
             grad_out, grad_state, saved, u, delta, A, B, C, D, z, delta_bias, ctx.softplus, state_in, cu_seqlens, resets
         )
-        return (*grads, None, grad_state_in, None, None, None)
+        return (*grads, grad_state_in, None)
+
+
+_differentiable_scan = differentiable(_SelectiveScan)
 
 
 def _scan(u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, resets, want_state):
@@ -39,9 +43,8 @@ def _scan(u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, r
         out, state = library.selective_scan(u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, resets)
         return (out, state) if want_state else out
     if torch.is_grad_enabled():
-        return _SelectiveScan.apply(
-            u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, resets, want_state
-        )
+        constants = (softplus, cu_seqlens, resets, want_state)  # in one: torch looks at each argument
+        return _differentiable_scan(u, delta, A, B, C, D, z, delta_bias, state_in, constants)
     out, state, _ = _forward(
         u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, resets, want_state, False
     )

@@ -231,7 +231,9 @@ void selective_scan_backward(const Stream& stream, const SelectiveScanParams<T, 
                              const SelectiveScanGradParams<T, float>& g) {
   const DeviceScope device(stream.device);
   Scratch scratch(stream);
-  if (checkpoints == nullptr) {
+  const bool needed = selective_scan_checkpoint_elems(stream, p) > 0;
+  if (!needed) checkpoints = nullptr;
+  if (needed && checkpoints == nullptr) {
     SelectiveScanParams<T, float> forward = p;
     forward.state_out = {};
     forward.z = {};
@@ -242,7 +244,7 @@ void selective_scan_backward(const Stream& stream, const SelectiveScanParams<T, 
     checkpoints = to;
   }
   Plan<T> plan{p, g, checkpoints, scratch, {}, {}};
-  const int warps = is_aligned(checkpoints, 16) ? tiled_warps(stream, p, g) : 0;
+  const int warps = needed && is_aligned(checkpoints, 16) ? tiled_warps(stream, p, g) : 0;
   if (warps > 0)
     run_tiled(stream, plan, warps);
   else

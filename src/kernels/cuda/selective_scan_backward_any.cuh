@@ -232,7 +232,7 @@ __global__ void __launch_bounds__(kAnyThreads)
     const std::int64_t first = max(chunk * kScanChunk - q.position, std::int64_t{0});
     const int count = static_cast<int>(chunk_end - first);
     AnyStates<K> start;
-    if (chunk * kScanChunk >= q.position)
+    if (checkpoints != nullptr && chunk * kScanChunk >= q.position)
       start = channel.load(checkpoints + scan_checkpoint_at(p, q.row, chunk, c), 1);
     else
       start = channel.load(p.state_in ? p.state_in.ptr(slot, c) : nullptr, p.state_in.strides[2]);

@@ -24,13 +24,13 @@ struct LaneInputs {
 };
 
 template <class T, int K, bool kComplex>
-__device__ __forceinline__ void load_coefficients(const T* row, std::int64_t n, int lane, int lanes, float (&re)[K],
-                                                  float (&im)[K]) {
+__device__ __forceinline__ void load_coefficients(const T* row, std::int64_t stride, std::int64_t n, int lane,
+                                                  int lanes, float (&re)[K], float (&im)[K]) {
 #pragma unroll
   for (int k = 0; k < K; ++k) {
     const std::int64_t i = lane + k * lanes;
-    re[k] = i < n ? to_float(row[kComplex ? 2 * i : i]) : 0.0f;
-    im[k] = kComplex && i < n ? to_float(row[2 * i + 1]) : 0.0f;
+    re[k] = i < n ? to_float(row[(kComplex ? 2 * i : i) * stride]) : 0.0f;
+    im[k] = kComplex && i < n ? to_float(row[(2 * i + 1) * stride]) : 0.0f;
   }
 }
 
@@ -57,8 +57,8 @@ __device__ __forceinline__ float advance(LaneStates<K, kComplex>& s, const LaneI
   return y;
 }
 
-// Any shape: `lanes` (a power of two) neighbouring lanes have one channel. Inputs of a few tokens are loaded at once,
-// so that their latencies overlap; nothing is staged.
+// Any shape and strides: `lanes` (a power of two) neighbouring lanes have one channel. Inputs of a few tokens are
+// loaded at once, so that their latencies overlap; nothing is staged.
 template <class T, int K, bool kComplex>
 __global__ void __launch_bounds__(kThreads)
     selective_scan_fwd_any(const __grid_constant__ SelectiveScanParams<T, float> p, float* checkpoints, int lanes) {
@@ -100,8 +100,10 @@ __global__ void __launch_bounds__(kThreads)
       in[i].u = to_float(p.u(q.row, t, c));
       in[i].z = p.z ? to_float(p.z(q.row, t, c)) : 0.0f;
       in[i].reset = p.resets && p.resets(q.row, t) != 0;
-      load_coefficients<T, K, kComplex>(p.B.ptr(q.row, t, group_B), p.n, lane, lanes, in[i].B, in[i].B_im);
-      load_coefficients<T, K, kComplex>(p.C.ptr(q.row, t, group_C), p.n, lane, lanes, in[i].C, in[i].C_im);
+      load_coefficients<T, K, kComplex>(p.B.ptr(q.row, t, group_B), p.B.strides[3], p.n, lane, lanes, in[i].B,
+                                        in[i].B_im);
+      load_coefficients<T, K, kComplex>(p.C.ptr(q.row, t, group_C), p.C.strides[3], p.n, lane, lanes, in[i].C,
+                                        in[i].C_im);
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
@@ -264,14 +266,17 @@ void launch_tiled(const Stream& stream, const SelectiveScanParams<T, float>& p, 
 
 }  // namespace
 
+// None where all sequences begin in the one chunk that there is: the backward for any shape starts from state_in.
 template <class T>
 std::int64_t selective_scan_checkpoint_elems(const Stream&, const SelectiveScanParams<T, float>& p) {
+  if (scan_chunks(p) <= 1 && !tiled_fits(p)) return 0;
   return p.u.shape[0] * scan_chunks(p) * p.d * scan_width(p);
 }
 
 template <class T>
 void selective_scan_forward(const Stream& stream, const SelectiveScanParams<T, float>& p, float* checkpoints) {
   const DeviceScope device(stream.device);
+  if (selective_scan_checkpoint_elems(stream, p) == 0) checkpoints = nullptr;
   if (checkpoints == nullptr && step_fits(p))
     launch_step(stream, p);
   else if (tiled_fits(p))
