@@ -162,9 +162,9 @@ void bench_decode(Context& ctx, const BenchOptions& options, const MachineRates&
     State state = model.make_state(b);
     const Tensor ids = random_ids({b}, model.config().vocab_size, 0);
     std::optional<RecordedStep> step;
-    if (!cpu) step.emplace(ctx, model, state, model.config().vocab_size).run(ids);
+    if (!cpu) step.emplace(ctx, model, state, NextIds::kBest, model.config().vocab_size).run(ids);
     rows.measure(row, {kDecodeSampleSeconds, true, DType::kF32},
-                 [&] { step ? step->run_on_best() : static_cast<void>(model.step(ctx, ids, state)); });
+                 [&] { step ? step->run_on_next() : static_cast<void>(model.step(ctx, ids, state)); });
     std::int64_t bytes = model.size_bytes() + (cpu ? 1 : 2) * state.size_bytes();
     if (!model.config().tie_embeddings) bytes -= model.embedding().value().size_bytes();  // a row of it is read
     row.work = model_work(model, b, b, false);

@@ -31,8 +31,8 @@
 
 namespace coluber {
 
+class GenerationBatch;
 class RecordedStep;
-
 class Tokenizer;
 
 struct SamplingOptions {
@@ -76,6 +76,9 @@ class Sampler {
 
  private:
   friend class Session;
+  friend class GenerationBatch;
+  void take(std::int32_t id);  // that was drawn, here or on a GPU
+
   SamplingOptions options_;
   std::int64_t vocab_size_;
   std::uint64_t stream_;

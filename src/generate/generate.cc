@@ -112,6 +112,9 @@ void GenerationBatch::refill(Context& ctx) {
 
 // One token for every row.
 void GenerationBatch::decode(Context& ctx) {
+  if (!model_.device().is_cpu() && ops::RowSampler::takes(rows_.front().sampler.vocab_size())) {
+    return decode_on_device(ctx);
+  }
   std::vector<std::int32_t> ids;
   for (const Row& row : rows_) ids.push_back(row.next);
   const auto count = static_cast<std::int64_t>(ids.size());
@@ -123,11 +126,62 @@ void GenerationBatch::decode(Context& ctx) {
   }
 }
 
-// Draws from logits (v) and deals with what the token means.
+// The same where logits never leave the device, only what is drawn from them.
+void GenerationBatch::decode_on_device(Context& ctx) {
+  if (recorded_ != nullptr && recorded_->is_of(state_)) {
+    recorded_->run_on_next();
+  } else {
+    recorded_ =
+        std::make_shared<RecordedStep>(ctx, model_, state_, NextIds::kDrawn, rows_.front().sampler.vocab_size());
+    set_sampler();
+    std::vector<std::int32_t> ids;
+    for (const Row& row : rows_) ids.push_back(row.next);
+    recorded_->run(Tensor::of({static_cast<std::int64_t>(ids.size())}, ids));
+  }
+  state_.advance(1);
+  const Tensor drawn = recorded_->next_ids().to(kCpuDevice);
+  for (std::size_t i = 0; i < rows_.size(); ++i) {
+    Row& row = rows_[i];
+    const std::int32_t id = drawn.data<std::int32_t>()[i];
+    ++row.num_tokens;
+    if (id < 0) {  // the sampler says why
+      accept(row, recorded_->logits().select(0, static_cast<std::int64_t>(i)).to(kCpuDevice));
+      continue;
+    }
+    row.sampler.take(id);
+    take(row, id);
+  }
+}
+
+void GenerationBatch::set_sampler() const {
+  std::vector<SamplingRow> how;
+  std::vector<std::span<const std::int32_t>> seen;
+  for (const Row& row : rows_) {
+    const SamplingOptions& options = row.sampler.options();
+    SamplingRow& of_row = how.emplace_back();
+    of_row.temperature = options.greedy ? 0 : options.temperature;
+    of_row.top_p = options.top_p;
+    of_row.min_p = options.min_p;
+    of_row.repetition_penalty = options.repetition_penalty;
+    of_row.top_k = options.top_k;
+    of_row.seed = options.seed;
+    of_row.stream = row.sampler.stream_;
+    of_row.num_drawn = row.sampler.num_drawn();
+    seen.push_back(row.sampler.context());
+  }
+  recorded_->sampler().set(how, seen);
+}
+
+// Draws from logits (v).
 void GenerationBatch::accept(Row& row, const Tensor& logits) {
+  take(row, row.sampler.sample(std::span(logits.data<float>(), static_cast<std::size_t>(logits.numel()))));
+}
+
+// Deals with what a drawn token means.
+void GenerationBatch::take(Row& row, std::int32_t id) {
   Generation& result = results_[row.prompt];
   row.logits = {};
-  row.next = row.sampler.sample(std::span(logits.data<float>(), static_cast<std::size_t>(logits.numel())));
+  row.next = id;
   if (options_.stop_on_eos && row.next == eos_) return finish(row, FinishReason::kEos);
   result.ids.push_back(row.next);
   const std::string text = row.decoder ? row.stops.feed(row.decoder->feed(row.next)) : std::string();

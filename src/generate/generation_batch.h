@@ -46,7 +46,10 @@ class GenerationBatch {
   void read(Context& ctx, Session& session, std::size_t prompt);
   void refill(Context& ctx);
   void decode(Context& ctx);
+  void decode_on_device(Context& ctx);
+  void set_sampler() const;
   void accept(Row& row, const Tensor& logits);
+  void take(Row& row, std::int32_t id);
   void finish(Row& row, FinishReason reason, std::string text = {});
   void show(const Row& row, std::int32_t id, const std::string& text, bool last);
   Session session_of(Row& row, std::int64_t index) const;

@@ -193,9 +193,13 @@ std::int32_t Sampler::sample(std::span<const float> logits) {
     reached += candidate.weight;
     if (reached > target) break;
   }
+  take(id);
+  return id;
+}
+
+void Sampler::take(std::int32_t id) {
   ++num_drawn_;
   observe(std::span(&id, 1));
-  return id;
 }
 
 }  // namespace coluber

@@ -11,11 +11,18 @@ std::vector<LayerState> handles_of(const State& state) {
   return layers;
 }
 
+std::optional<ops::RowSampler> sampler_of(NextIds next, std::int64_t rows, std::int64_t vocab_size, Device device) {
+  if (next != NextIds::kDrawn) return std::nullopt;
+  return ops::RowSampler(rows, vocab_size, device);
+}
+
 }  // namespace
 
-RecordedStep::RecordedStep(Context& ctx, const Model& model, const State& state, std::int64_t vocab_size)
+RecordedStep::RecordedStep(Context& ctx, const Model& model, const State& state, NextIds next, std::int64_t vocab_size)
     : layers_(handles_of(state)),
+      next_(next),
       vocab_size_(vocab_size),
+      sampler_(sampler_of(next, state.batch(), vocab_size, model.device())),
       ids_(Tensor::zeros({state.batch()}, DType::kI32, model.device())),
       graph_(
           model.device().index,
@@ -30,7 +37,8 @@ RecordedStep::RecordedStep(Context& ctx, const Model& model, const State& state,
 
 void RecordedStep::record(Context& ctx, const Model& model, State& state) {
   logits_ = model.step(ctx, ids_, state);
-  if (vocab_size_ > 0) ops::argmax(logits_, vocab_size_, ids_);
+  if (next_ == NextIds::kBest) ops::argmax(logits_, vocab_size_, ids_);
+  if (next_ == NextIds::kDrawn) sampler_->draw(logits_, ids_);
 }
 
 bool RecordedStep::is_of(const State& state) const {

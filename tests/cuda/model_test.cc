@@ -104,18 +104,18 @@ TEST_F(CudaModel, RowsOfAStepDoNotDependOnEachOther) {
 TEST_F(CudaModel, RecordedSteps) {
   const Model narrow = gpu_.to(DType::kBF16);
   State plain = narrow.make_state(2), recorded = narrow.make_state(2);
-  RecordedStep step(ctx_, narrow, recorded, 101);
+  RecordedStep step(ctx_, narrow, recorded, NextIds::kBest, 101);
   Tensor ids = random_ids({2}, 101, 4);
   step.run(ids);
   for (int t = 0; t < 5; ++t) {
     const Tensor logits = narrow.step(ctx_, ids, plain);
     EXPECT_TRUE(same_bits(step.logits().to(kCpuDevice), logits.to(kCpuDevice))) << t;
-    ids = step.best_ids().to(kCpuDevice);
+    ids = step.next_ids().to(kCpuDevice);
     for (std::int64_t row = 0; row < 2; ++row) {
       const double best = logits.at({row, static_cast<std::int64_t>(ids.at({row}))});
       for (std::int64_t v = 0; v < 101; ++v) EXPECT_LE(logits.at({row, v}), best);
     }
-    step.run_on_best();
+    step.run_on_next();
   }
   EXPECT_TRUE(step.is_of(recorded));
   EXPECT_FALSE(step.is_of(plain));

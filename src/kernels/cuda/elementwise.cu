@@ -2,6 +2,7 @@
 // one long row.
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/common/numbers.cuh"
+#include "kernels/cuda/common/philox.cuh"
 #include "kernels/cuda/common/warp.cuh"
 #include "kernels/elementwise.h"
 
@@ -18,29 +19,13 @@ struct alignas(N * sizeof(T)) Piece {
   T values[N];
 };
 
-// Philox4x32-10, core/rng.h's block().
 struct DropoutMask {
   std::uint64_t seed, stream;
   std::uint32_t threshold;
   float factor;
 
-  __device__ uint4 words(std::uint64_t block) const {
-    uint4 c = {static_cast<unsigned>(block), static_cast<unsigned>(block >> 32), static_cast<unsigned>(stream),
-               static_cast<unsigned>(stream >> 32)};
-    auto key0 = static_cast<unsigned>(seed), key1 = static_cast<unsigned>(seed >> 32);
-#pragma unroll
-    for (int round = 0; round < 10; ++round) {
-      const unsigned low0 = 0xD2511F53u * c.x, high0 = __umulhi(0xD2511F53u, c.x);
-      const unsigned low1 = 0xCD9E8D57u * c.z, high1 = __umulhi(0xCD9E8D57u, c.z);
-      c = {high1 ^ c.y ^ key0, low1, high0 ^ c.w ^ key1, low0};
-      key0 += 0x9E3779B9u;
-      key1 += 0xBB67AE85u;
-    }
-    return c;
-  }
-  __device__ float apply(float x, unsigned word) const {
-    return (word >> 8) >= threshold ? x * factor : 0.0f;
-  }
+  __device__ uint4 words(std::uint64_t block) const { return philox_block(seed, stream, block); }
+  __device__ float apply(float x, unsigned word) const { return (word >> 8) >= threshold ? x * factor : 0.0f; }
 };
 
 // What happens to N numbers that lie at `at` of their row, the row beginning with element number `first`.
