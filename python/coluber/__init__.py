@@ -12,6 +12,10 @@ import importlib
 import os as _os
 from typing import TYPE_CHECKING
 
+from . import arguments as _arguments
+
+_arguments.name_wrong_types_of_natives()
+
 from ._native import (
     Array,
     CudaDeviceInfo,

@@ -57,6 +57,30 @@ def test_model_session_and_training(model):
         coluber.train(np.arange(900) % 50, vocab_size=50, d_model=16, n_layer=1, seqlen=16, max_steps=1, on_step=5)
 
 
+@pytest.mark.parametrize("call, kind, sentence", [
+    (lambda array, state: array.to(3), TypeError, "[Array.to] dtype_or_device: expected a str, got int"),
+    (lambda array, state: array.to("f32", "cpu"), TypeError, "[Array.to] too many positional arguments"),
+    (lambda array, state: state.row("x"), TypeError, "[State.row] i: expected a whole number, got str"),
+    (lambda array, state: state.row(), TypeError, "[State.row] missing a required argument: 'i'"),
+    (lambda array, state: state.row(10**30), ValueError,
+     f"[State.row] i: expected a whole number of 64 bits, got {10**30}"),
+    (lambda array, state: state.set_row(0, array), TypeError, "[State.set_row] one: expected State, got Array"),
+    (lambda array, state: state.save(3), TypeError, "[State.save] path: expected a str or a path, got int"),
+    (lambda array, state: coluber.State.load(3), TypeError, "[State.load] path: expected a str or a path, got int"),
+    (lambda array, state: coluber.State.from_layers([], num_tokens="x"), TypeError,
+     "[State.from_layers] num_tokens: expected a whole number, got str"),
+    (lambda array, state: coluber.array(), TypeError, "[array] missing a required argument: 'object'"),
+    (lambda array, state: coluber.memory_stats(3), TypeError, "[memory_stats] device: expected a str, got int"),
+    (lambda array, state: coluber.set_num_threads(num_threads="x"), TypeError,
+     "[set_num_threads] num_threads: expected a whole number, got str"),
+])
+def test_natives(model, call, kind, sentence):
+    with pytest.raises(kind) as error:
+        call(coluber.array(X), model.make_state(2))
+    assert str(error.value) == sentence and error.value.__suppress_context__
+    assert "shape" in coluber.Array.__dict__ and "copy in another dtype" in coluber.Array.to.__doc__
+
+
 @pytest.mark.parametrize("options, sentence", [
     (dict(seed=-1), "[Model.generate] seed: expected 0 or more, got -1"),
     (dict(first_stream=-2), "[Model.generate] first_stream: expected 0 or more, got -2"),
