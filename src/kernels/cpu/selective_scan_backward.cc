@@ -19,7 +19,6 @@ struct Tiles {
   float *sB, *sA, *y;             // sums over states: Re(s conj(B)), Re(s conj(a h A)), output
   float *u, *dt_slope, *z_slope;  // for the end: slope of softplus; gradient of z over y
 };
-constexpr std::int64_t kTokens = kScanPiece * kLanes;
 constexpr std::int64_t kTilesOfVector = 9;
 // A load that agrees with a store before it in the lowest 12 bits of the address waits for it: arrays of the same size
 // must not lie a multiple of 4 KiB apart. 320 bytes are 5 lines.
@@ -28,36 +27,50 @@ constexpr std::int64_t kStateTiles = kBlockStates<Real> * kLanes;  // floats per
 
 struct Block {
   std::int64_t first_vec, num_vecs;
-  Tiles tiles[kScanBlock];
+  Tiles tiles[kScanMostBlock];
   float *decay, *state;          // (token,states,e,lanes), (token + 1,states,e,lanes)
   float *grad_B, *grad_C;        // (token,states,e,lanes): sums over the vectors
+  float* zeros;                  // (states,e,lanes)
   float *B, *C;                  // gathered rows
   float *sum_A, *sum_B, *sum_C;  // (v of the block,n,e,lanes): sums over the window
   float *sum_D, *sum_dt_bias;    // (v of the block,lanes)
 };
 
-// Where a sweep adds gradients of B or C: floats to the next token, 0 when constant.
+// Where a sweep adds gradients of B or C: floats to the next token, 0 when constant. The first vector of a block finds
+// zeros where the others find the sum so far.
 struct GradRowsOf {
   float* at;
   std::int64_t step;
+  const float* before;
+  std::int64_t before_step;
 };
 
-// Decays and states of all tokens, from the state h before them.
+// to = sum + x conj(value).
+template <class E>
+void add_conj_to_tile(float* to, const float* sum, VecF x, E value) {
+  E::add_scaled_conj(E::load_tile(sum), x, value).store_tile(to);
+}
+
+// Decays and states of all tokens, from the state h before them, and what needs the states in order: y when kOutput,
+// and gradients of C.
 template <class E, int kStates, bool kPerLane, bool kOutput>
-void recompute(const Tiles& tiles, std::int64_t count, const float* A, RowsOf B, RowsOf C, const float* h, Ahead ahead,
-               float* decays, float* states) {
+void recompute(const Tiles& tiles, std::int64_t count, const float* A, RowsOf B, RowsOf C, const float* h, Ahead& ahead,
+               float* decays, float* states, const GradRowsOf& grad_C) {
   constexpr int kTile = E::kElems * kLanes;
   constexpr int kNext = kPerLane ? kTile : E::kElems;
   E rate[kStates], state[kStates];
+#pragma GCC unroll 8
   for (int j = 0; j < kStates; ++j) {
     rate[j] = E::load_tile(A + j * kTile);
     state[j] = h == nullptr ? E::zero() : E::load_tile(h + j * kTile);
     state[j].store_tile(states + j * kTile);
   }
   for (std::int64_t t = 0; t < count; ++t) {
-    const VecF dt = load(tiles.dt + t * kLanes), x = load(tiles.x + t * kLanes);
+    const VecF dt = load(tiles.dt + t * kLanes), x = load(tiles.x + t * kLanes), g = load(tiles.g + t * kLanes);
     const float *b = B.at + t * B.step, *c = C.at + t * C.step;
     float *decay_row = decays + t * kStates * kTile, *state_row = states + (t + 1) * kStates * kTile;
+    float* grad_c = grad_C.at + t * grad_C.step;
+    const float* grad_c_before = grad_C.before + t * grad_C.before_step;
     ahead.ask();
     VecF y{};
     if constexpr (kOutput) y = load(tiles.y + t * kLanes);
@@ -67,27 +80,20 @@ void recompute(const Tiles& tiles, std::int64_t count, const float* A, RowsOf B,
       state[j] = E::next(decay, state[j], x, read_row<E, kPerLane>(b + j * kNext));
       decay.store_tile(decay_row + j * kTile);
       state[j].store_tile(state_row + j * kTile);
+      add_conj_to_tile(grad_c + j * kTile, grad_c_before + j * kTile, g, state[j]);
       if constexpr (kOutput) y = E::add_output(y, read_row<E, kPerLane>(c + j * kNext), state[j]);
     }
     if constexpr (kOutput) store(tiles.y + t * kLanes, y);
   }
 }
 
-template <class E>
-void add_to_tile(float* p, VecF x, E value) {
-  E::add_scaled(E::load_tile(p), x, value).store_tile(p);
-}
-template <class E>
-void add_conj_to_tile(float* p, VecF x, E value) {
-  E::add_scaled_conj(E::load_tile(p), x, value).store_tile(p);
-}
-
 template <class E, int kStates, bool kPerLane>
 void sweep_back(const Tiles& tiles, std::int64_t count, const float* plain_A, RowsOf B, RowsOf C, const float* decays,
-                const float* states, GradRowsOf grad_B, GradRowsOf grad_C, Ahead ahead, float* adjoints, float* sum_A) {
+                const float* states, const GradRowsOf& grad_B, Ahead& ahead, float* adjoints, float* sum_A) {
   constexpr int kTile = E::kElems * kLanes;
   constexpr int kNext = kPerLane ? kTile : E::kElems;
   E adjoint[kStates], grad_A[kStates];
+#pragma GCC unroll 8
   for (int j = 0; j < kStates; ++j) {
     adjoint[j] = E::load_tile(adjoints + j * kTile);
     grad_A[j] = E::load_tile(sum_A + j * kTile);
@@ -96,23 +102,25 @@ void sweep_back(const Tiles& tiles, std::int64_t count, const float* plain_A, Ro
     const VecF dt = load(tiles.dt + t * kLanes), x = load(tiles.x + t * kLanes), g = load(tiles.g + t * kLanes);
     const float *b = B.at + t * B.step, *c = C.at + t * C.step;
     const float *decay_row = decays + t * kStates * kTile, *state_row = states + t * kStates * kTile;
-    float *grad_b = grad_B.at + t * grad_B.step, *grad_c = grad_C.at + t * grad_C.step;
+    float* grad_b = grad_B.at + t * grad_B.step;
+    const float* grad_b_before = grad_B.before + t * grad_B.before_step;
     ahead.ask();
-    VecF sB = load(tiles.sB + t * kLanes), sA = load(tiles.sA + t * kLanes);
+    // Two sums each: a chain of one multiply-add after the other would take as long as all the rest.
+    VecF sB[2] = {load(tiles.sB + t * kLanes), VecF{}}, sA[2] = {load(tiles.sA + t * kLanes), VecF{}};
 #pragma GCC unroll 8
     for (int j = 0; j < kStates; ++j) {
       adjoint[j] = E::add_scaled_conj(adjoint[j], g, read_row<E, kPerLane>(c + j * kNext));
-      add_conj_to_tile(grad_c + j * kTile, g, E::load_tile(state_row + (kStates + j) * kTile));
-      add_to_tile(grad_b + j * kTile, x, adjoint[j]);
-      sB = E::add_real_of_times_conj(sB, adjoint[j], read_row<E, kPerLane>(b + j * kNext));
+      E::add_scaled(E::load_tile(grad_b_before + j * kTile), x, adjoint[j]).store_tile(grad_b + j * kTile);
+      sB[j % 2] = E::add_real_of_times_conj(sB[j % 2], adjoint[j], read_row<E, kPerLane>(b + j * kNext));
       adjoint[j] = E::times_conj(adjoint[j], E::load_tile(decay_row + j * kTile));
       const E local = E::times_conj(adjoint[j], E::load_tile(state_row + j * kTile));
       grad_A[j] = E::add_scaled(grad_A[j], dt, local);
-      sA = E::add_real_of_times_conj(sA, local, E::load_tile(plain_A + j * kTile));
+      sA[j % 2] = E::add_real_of_times_conj(sA[j % 2], local, E::load_tile(plain_A + j * kTile));
     }
-    store(tiles.sB + t * kLanes, sB);
-    store(tiles.sA + t * kLanes, sA);
+    store(tiles.sB + t * kLanes, sB[0] + sB[1]);
+    store(tiles.sA + t * kLanes, sA[0] + sA[1]);
   }
+#pragma GCC unroll 8
   for (int j = 0; j < kStates; ++j) {
     adjoint[j].store_tile(adjoints + j * kTile);
     grad_A[j].store_tile(sum_A + j * kTile);
@@ -143,7 +151,7 @@ void prepare(const ScanCall& call, const SelectiveScanGradParams<float>& grads, 
   const Channels channels(p.d, block.first_vec, block.num_vecs);
   const TokenRows<const float> dts(p.dt, p, piece, channels), us(p.u, p, piece, channels), zs(p.z, p, piece, channels),
       gs(grads.grad_y, p, piece, channels);
-  VecF D[kScanBlock], bias[kScanBlock];
+  VecF D[kScanMostBlock], bias[kScanMostBlock];
   for (std::int64_t i = 0; i < block.num_vecs; ++i) {
     D[i] = channels.load(p.D, i) * (1 / E::kOutputScale);
     bias[i] = channels.load(p.dt_bias, i);
@@ -182,7 +190,7 @@ void finish(const ScanCall& call, const SelectiveScanGradParams<float>& grads, c
   const Channels channels(p.d, block.first_vec, block.num_vecs);
   const TokenRows<float> us(grads.grad_u, p, piece, channels), dts(grads.grad_dt, p, piece, channels),
       zs(grads.grad_z, p, piece, channels);
-  VecF D[kScanBlock];
+  VecF D[kScanMostBlock];
   for (std::int64_t i = 0; i < block.num_vecs; ++i) D[i] = channels.load(p.D, i);
   for (std::int64_t t = 0; t < piece.count; ++t) {
     for (std::int64_t i = 0; i < block.num_vecs; ++i) {
@@ -234,10 +242,9 @@ Ahead rows_read(const ScanCall& call, const SelectiveScanGradParams<float>& g, c
                 const Block& block) {
   const SelectiveScanParams<float>& p = *call.p;
   const Channels channels(p.d, block.first_vec, block.num_vecs);
-  Ahead ahead;
-  ahead.lines = block.num_vecs;
+  Ahead ahead(block.num_vecs, call.piece_tokens);
   for (const View<const float, 3>* view : {&p.dt, &p.u, &p.z, &g.grad_y}) {
-    if (!piece.begins) ahead.add(TokenRows<const float>(*view, p, piece, channels), -kScanPiece);
+    if (!piece.begins) ahead.add(TokenRows<const float>(*view, p, piece, channels), -call.piece_tokens);
   }
   return ahead;
 }
@@ -245,12 +252,15 @@ Ahead rows_written(const ScanCall& call, const SelectiveScanGradParams<float>& g
                    const Block& block) {
   const SelectiveScanParams<float>& p = *call.p;
   const Channels channels(p.d, block.first_vec, block.num_vecs);
-  Ahead ahead;
-  ahead.lines = block.num_vecs;
+  Ahead ahead(block.num_vecs, piece.count);
   if (call.streams) return ahead;
   for (const View<float, 3>* view : {&g.grad_dt, &g.grad_u, &g.grad_z})
     ahead.add(TokenRows<float>(*view, p, piece, channels), 0);
   return ahead;
+}
+
+void ask_for(const float* p, std::int64_t count) {
+  for (std::int64_t k = 0; k < count; k += 16) __builtin_prefetch(p + k, 0, 2);
 }
 
 // Everything of a piece that goes through the states of one block of vectors.
@@ -260,32 +270,34 @@ void sweep_states(const ScanCall& call, const SelectiveScanGradParams<float>& g,
   constexpr int kTile = E::kElems * kLanes;
   const std::int64_t n = call.p->n, row = n * E::kElems;
   const bool gate = static_cast<bool>(call.p->z);
-  const Ahead read = rows_read(call, g, piece, block), written = rows_written(call, g, piece, block);
+  Ahead read = rows_read(call, g, piece, block), written = rows_written(call, g, piece, block);
   for_state_blocks<kBlockStates<E>>(n, [&](auto number, std::int64_t first) {
     constexpr int kStates = decltype(number)::value;
-    const std::int64_t elems = piece.count * kStates * kTile;
     for (std::int64_t i = 0; i < block.num_vecs; ++i) {
       const std::int64_t v = block.first_vec + i, at = v * n + first, in_block = i * n + first;
-      if (kPerLane || i == 0) {
-        std::fill_n(block.grad_B, elems, 0.0f);
-        std::fill_n(block.grad_C, elems, 0.0f);
-      }
-      GradRowsOf grad_B{block.grad_B, kStates * kTile}, grad_C{block.grad_C, kStates * kTile};
-      if (call.B.kind == ScanRows::kConstant) grad_B = {block.sum_B + in_block * kTile, 0};
-      if (call.C.kind == ScanRows::kConstant) grad_C = {block.sum_C + in_block * kTile, 0};
+      auto rows = [&](const ScanCoefficients& c, float* per_token, float* sum) -> GradRowsOf {
+        if (c.kind == ScanRows::kConstant) return {sum + in_block * kTile, 0, sum + in_block * kTile, 0};
+        constexpr std::int64_t kStep = kStates * kTile;
+        if (kPerLane || i == 0) return {per_token, kStep, block.zeros, 0};
+        return {per_token, kStep, per_token, kStep};
+      };
+      const GradRowsOf grad_B = rows(call.B, block.grad_B, block.sum_B);
+      const GradRowsOf grad_C = rows(call.C, block.grad_C, block.sum_C);
       const RowsOf B = rows_of<kPerLane>(call, call.B, piece, v, first, kStates, block.B);
       const RowsOf C = rows_of<kPerLane>(call, call.C, piece, v, first, kStates, block.C);
+      read.pace(kStates, n);
+      written.pace(kStates, n);
       const float* h = nullptr;
-      if (!piece.reset && piece.checkpoint >= 0)
+      if (!piece.reset && piece.checkpoint >= 0) {
         h = call.checkpoints + ((piece.checkpoint * call.num_vecs + v) * n + first) * kTile;
+        if (!piece.begins) ask_for(h - call.num_vecs * n * kTile, kStates * kTile);  // of the piece that is next
+      }
       const Tiles& tiles = block.tiles[i];
       (gate ? recompute<E, kStates, kPerLane, true>
-            : recompute<E, kStates, kPerLane, false>)(tiles, piece.count, call.A + at * kTile, B, C, h,
-                                                      read.share(piece.count, i, first, kStates, n), block.decay,
-                                                      block.state);
+            : recompute<E, kStates, kPerLane, false>)(tiles, piece.count, call.A + at * kTile, B, C, h, read,
+                                                      block.decay, block.state, grad_C);
       sweep_back<E, kStates, kPerLane>(tiles, piece.count, call.plain_A + at * kTile, B, C, block.decay, block.state,
-                                       grad_B, grad_C, written.share(piece.count, i, first, kStates, n),
-                                       task.adjoint + at * kTile, block.sum_A + in_block * kTile);
+                                       grad_B, written, task.adjoint + at * kTile, block.sum_A + in_block * kTile);
       if (piece.reset) std::fill_n(task.adjoint + at * kTile, kStates * kTile, 0.0f);
       if constexpr (kPerLane) {
         auto sum = [&](const ScanCoefficients& c, const ScanGradRows& to, const float* from) {
@@ -349,7 +361,7 @@ void walk_back(const ScanCall& call, const SelectiveScanGradParams<float>& g, co
       sweep_adjoints<E, kPerLane>(call, piece, task, block);
       continue;
     }
-    sweep_states<E, kPerLane>(call, g, piece, task, block, k * kScanPiece);
+    sweep_states<E, kPerLane>(call, g, piece, task, block, k * call.piece_tokens);
     finish<E>(call, g, piece, block);
     for (std::int64_t i = 0; piece.begins && g.grad_state_in && i < block.num_vecs; ++i) {
       const Channels channels(p.d, block.first_vec + i, 1);
@@ -384,33 +396,37 @@ void join(const ScanCall& call, const float* dt_sum, const float* before, bool a
 }  // namespace
 
 std::int64_t scan_backward_scratch(const ScanCall& call) {
-  const std::int64_t states = 3 * call.p->n * call.elems * kLanes, tokens = kScanPiece * kStateTiles;
-  return kScanBlock * (kTilesOfVector * (kTokens + kSkew) + states + 2 * kLanes) + 6 * tokens + kStateTiles +
-         11 * kSkew;
+  const std::int64_t states = 3 * call.p->n * call.elems * kLanes, lanes = call.piece_tokens * kLanes;
+  const std::int64_t tokens = call.piece_tokens * kStateTiles;
+  return kScanMostBlock * (kTilesOfVector * (lanes + kSkew) + states + 2 * kLanes) + 6 * tokens + 2 * kStateTiles +
+         12 * kSkew;
 }
 
 void scan_backward_task(const ScanCall& call, const SelectiveScanGradParams<float>& g, const ScanGradTask& task,
                         float* scratch) {
   auto take = [&](std::int64_t count) { return std::exchange(scratch, scratch + count + kSkew); };
-  const std::int64_t states = kScanBlock * call.p->n * call.elems * kLanes, tokens = kScanPiece * kStateTiles;
+  const std::int64_t states = kScanMostBlock * call.p->n * call.elems * kLanes, lanes = call.piece_tokens * kLanes;
+  const std::int64_t tokens = call.piece_tokens * kStateTiles;
   Block block{};
   block.first_vec = task.first_vec;
   block.num_vecs = task.num_vecs;
   for (std::int64_t i = 0; i < task.num_vecs; ++i) {
-    block.tiles[i] = {take(kTokens), take(kTokens), take(kTokens), take(kTokens), take(kTokens),
-                      take(kTokens), take(kTokens), take(kTokens), take(kTokens)};
+    block.tiles[i] = {take(lanes), take(lanes), take(lanes), take(lanes), take(lanes),
+                      take(lanes), take(lanes), take(lanes), take(lanes)};
   }
   block.decay = take(tokens);
   block.state = take(tokens + kStateTiles);
   block.grad_B = take(tokens);
   block.grad_C = take(tokens);
+  block.zeros = take(kStateTiles);
+  std::fill_n(block.zeros, kStateTiles, 0.0f);
   block.B = take(tokens);
   block.C = take(tokens);
   block.sum_A = take(states);
   block.sum_B = take(states);
   block.sum_C = take(states);
-  block.sum_D = take(kScanBlock * kLanes);
-  block.sum_dt_bias = take(kScanBlock * kLanes);
+  block.sum_D = take(kScanMostBlock * kLanes);
+  block.sum_dt_bias = take(kScanMostBlock * kLanes);
   const bool shared = call.B.kind == ScanRows::kShared && call.C.kind == ScanRows::kShared;
   if (call.elems == 1) {
     shared ? walk_back<Real, false>(call, g, task, block) : walk_back<Real, true>(call, g, task, block);

@@ -20,7 +20,9 @@ constexpr std::int64_t kMaxStrands = 32;
 constexpr std::int64_t kSumsBytes = 32 << 20;  // sums of all strands in double at most
 // Blocks of backward are as wide as leaves this many of them. Not a matter of the batch, so that gradients of B and C,
 // summed block by block, have the same bits alone, in a batch and in a packed row.
-constexpr std::int64_t kMinBlocks = 8;
+constexpr std::int64_t kMinBlocks = 4;
+// States that are stored for a call with pieces of kShortPiece tokens take at most so much memory.
+constexpr std::int64_t kShortPiece = 16, kShortPieceBytes = 64 << 20;
 // A single vector of channels is divided over its length into parts of at least this many tokens, at most kMaxParts.
 constexpr std::int64_t kPartTokens = 512, kMaxParts = 16;
 // Outputs (b,l,d) of at least this many bytes are stored past the caches, where three inputs as large leave them little
@@ -68,16 +70,34 @@ struct Plan {
   std::int64_t num_tasks() const { return num_strands * num_blocks(); }
 };
 
+// Floats of one channel's state.
+std::int64_t state_width(const Params& p) {
+  return p.n * (p.is_complex ? 2 : 1);
+}
+// Widths whose pieces are short. Backward keeps decays, states and two gradients of a piece and up to 8 floats of
+// state: 32 KiB for 16 tokens, which L1 holds, 128 KiB for 64. It took 0.68 of the time.
+bool is_short(std::int64_t width) {
+  return width >= 8 && width <= 16;
+}
+
+// Tokens of a piece. Where states are stored there is one for each piece, of 1/2 to 1 float a token and channel in
+// short ones: as much as another activation, so only where that is little.
+std::int64_t piece_tokens(const Params& p, bool stores_states) {
+  const std::int64_t width = state_width(p);
+  const std::int64_t bytes = p.u.shape[0] * p.u.shape[1] * p.d * width / kShortPiece * static_cast<std::int64_t>(4);
+  return stores_states && is_short(width) && bytes <= kShortPieceBytes ? kShortPiece : kScanMostPiece;
+}
+
 std::int64_t num_checkpoints(const Params& p) {
   std::int64_t count = 0;
   for (std::int64_t slot = 0; slot < p.num_sequences; ++slot)
-    count += ceil_div(p.sequences[slot].end - p.sequences[slot].begin, kScanPiece);
+    count += ceil_div(p.sequences[slot].end - p.sequences[slot].begin, piece_tokens(p, true));
   return count;
 }
 
-// f(piece) for all pieces of one sequence: borders every kScanPiece tokens and at every reset.
+// f(piece) for all pieces of one sequence: borders every `most` tokens and at every reset.
 template <class F>
-void for_pieces(const Params& p, std::int64_t slot, std::int64_t first_checkpoint, F&& f) {
+void for_pieces(const Params& p, std::int64_t most, std::int64_t slot, std::int64_t first_checkpoint, F&& f) {
   const SequenceRange& s = p.sequences[slot];
   const std::int64_t length = s.end - s.begin;
   auto is_reset = [&](std::int64_t i) {
@@ -90,9 +110,9 @@ void for_pieces(const Params& p, std::int64_t slot, std::int64_t first_checkpoin
     piece.row = s.row;
     piece.first = first;
     piece.begins = first == 0;
-    if (first % kScanPiece == 0 && first < length) piece.checkpoint = first_checkpoint + first / kScanPiece;
+    if (first % most == 0 && first < length) piece.checkpoint = first_checkpoint + first / most;
     piece.reset = first < length && is_reset(first);
-    const std::int64_t border = std::min(length, (first / kScanPiece + 1) * kScanPiece);
+    const std::int64_t border = std::min(length, (first / most + 1) * most);
     std::int64_t end = std::min(first + 1, border);
     while (end < border && !is_reset(end)) ++end;
     piece.count = end - first;
@@ -104,10 +124,11 @@ void for_pieces(const Params& p, std::int64_t slot, std::int64_t first_checkpoin
 
 // Sequences in order, shared out by tokens.
 void divide_sequences(const Params& p, std::int64_t max_strands, ArenaScope& scope, Plan& plan) {
+  const std::int64_t most_tokens = plan.call.piece_tokens;
   std::int64_t tokens = 0, pieces = 0, most = std::min(max_strands, p.num_sequences);
   for (std::int64_t slot = 0; slot < p.num_sequences; ++slot) {
     tokens += p.sequences[slot].end - p.sequences[slot].begin;
-    for_pieces(p, slot, 0, [&](const ScanPiece&) { ++pieces; });
+    for_pieces(p, most_tokens, slot, 0, [&](const ScanPiece&) { ++pieces; });
   }
   ScanPiece* next = scope.allocate<ScanPiece>(pieces);
   plan.strands = scope.allocate<Strand>(std::max(most, kMaxParts));
@@ -118,13 +139,13 @@ void divide_sequences(const Params& p, std::int64_t max_strands, ArenaScope& sco
     if (plan.num_strands == 0 || (is_next && plan.num_strands < most))
       plan.strands[plan.num_strands++] = {next, 0, false};
     Strand& strand = plan.strands[plan.num_strands - 1];
-    for_pieces(p, slot, checkpoint, [&](const ScanPiece& piece) {
+    for_pieces(p, most_tokens, slot, checkpoint, [&](const ScanPiece& piece) {
       *next++ = piece;
       ++strand.num_pieces;
     });
     const std::int64_t length = p.sequences[slot].end - p.sequences[slot].begin;
     before += length;
-    checkpoint += ceil_div(length, kScanPiece);
+    checkpoint += ceil_div(length, most_tokens);
   }
 }
 
@@ -136,7 +157,7 @@ void divide_length(const Params& p, Plan& plan) {
   const Strand whole = plan.strands[0];
   const ScanPiece* piece = whole.pieces;
   for (std::int64_t part = 0; part < parts; ++part) {
-    const std::int64_t end = length * (part + 1) / parts / kScanPiece * kScanPiece;
+    const std::int64_t end = length * (part + 1) / parts / kScanMostPiece * kScanMostPiece;
     Strand strand{piece, 0, false};
     while (piece != whole.pieces + whole.num_pieces && (part + 1 == parts || piece->first < end)) {
       strand.has_reset = strand.has_reset || piece->reset;
@@ -172,6 +193,7 @@ Plan make_plan(const Params& p, float* checkpoints, ArenaScope& scope) {
   Plan plan;
   plan.call.p = &p;
   plan.call.elems = p.is_complex ? 2 : 1;
+  plan.call.piece_tokens = piece_tokens(p, checkpoints != nullptr);
   plan.call.num_vecs = ceil_div(p.d, lanes);
   plan.call.checkpoints = checkpoints;
   plan.call.streams = p.u.shape[0] * p.u.shape[1] * p.d * static_cast<std::int64_t>(sizeof(float)) >= kStreamBytes;
@@ -191,7 +213,7 @@ Plan make_plan(const Params& p, float* checkpoints, ArenaScope& scope) {
 }
 
 void widen_for_forward(Plan& plan, int num_threads) {  // changes no bits there
-  plan.vecs_per_task = kScanBlock;
+  plan.vecs_per_task = plan.call.piece_tokens > kShortPiece ? kScanMostBlock / 2 : kScanMostBlock;  // of tiles in L1
   while (plan.vecs_per_task > 1 && plan.num_tasks() < num_threads) plan.vecs_per_task /= 2;
 }
 void widen_for_backward(const Params& p, Plan& plan) {
@@ -200,7 +222,7 @@ void widen_for_backward(const Params& p, Plan& plan) {
     return plan.call.B.kind != ScanRows::kShared ||
            (within_groups(p, p.B, channels) && within_groups(p, p.C, channels));
   };
-  plan.vecs_per_task = kScanBlock;
+  plan.vecs_per_task = is_short(state_width(p)) ? kScanMostBlock : kScanMostBlock / 2;
   while (plan.vecs_per_task > 1 && !(fits() && plan.num_blocks() >= kMinBlocks)) plan.vecs_per_task /= 2;
 }
 
@@ -279,12 +301,12 @@ bool is_step(const Params& p) {
 struct GradPlan {
   ScanGradSums sums;  // of strand 0; the next one's lie `strand` numbers further
   std::int64_t tile_numbers = 0, lane_numbers = 0;
-  std::int64_t window = 1;                    // pieces
+  std::int64_t window = 1, piece_tokens = 0;  // a window in pieces
   std::int64_t unit_vecs = 1, num_units = 1;  // vectors whose sum a slab holds, and how many slabs
   ScanGradRows B, C;                          // of strand 0 and unit 0
 
   std::int64_t strand_elems(const ScanGradRows& rows, std::int64_t row_elems) const {
-    return window * kScanPiece * rows.groups * row_elems;
+    return window * piece_tokens * rows.groups * row_elems;
   }
 };
 
@@ -303,6 +325,7 @@ std::int64_t groups_touched(const Params& p, const View<const float, 4>& rows, s
 GradPlan make_grad_plan(const Params& p, const Plan& plan, ArenaScope& scope) {
   const std::int64_t lanes = kernels().lanes, row_elems = p.n * plan.call.elems;
   GradPlan gp;
+  gp.piece_tokens = plan.call.piece_tokens;
   gp.tile_numbers = plan.state_elems;
   gp.lane_numbers = plan.call.num_vecs * lanes;
   gp.sums.A = zeros(scope, plan.num_strands * gp.tile_numbers);
@@ -317,7 +340,7 @@ GradPlan make_grad_plan(const Params& p, const Plan& plan, ArenaScope& scope) {
     gp.B.groups = p.B_is_constant ? 0 : groups_touched(p, p.B, lanes);
     gp.C.groups = p.C_is_constant ? 0 : groups_touched(p, p.C, lanes);
   }
-  const std::int64_t piece_bytes = plan.num_strands * gp.num_units * kScanPiece * (gp.B.groups + gp.C.groups) *
+  const std::int64_t piece_bytes = plan.num_strands * gp.num_units * gp.piece_tokens * (gp.B.groups + gp.C.groups) *
                                    row_elems * static_cast<std::int64_t>(sizeof(float));
   std::int64_t most = 1;
   for (std::int64_t i = 0; i < plan.num_strands; ++i) most = std::max(most, plan.strands[i].num_pieces);
@@ -371,7 +394,7 @@ void sum_units(const Plan& plan, const GradPlan& gp, const ScanGradRows& rows, s
   const std::int64_t row_elems = p.n * plan.call.elems, per_group = p.d / to.shape[2];
   const std::int64_t unit_channels = gp.unit_vecs * kernels().lanes;
   const float* piece_rows =
-      rows.at + strand * gp.strand_elems(rows, row_elems) + k * kScanPiece * rows.groups * row_elems;
+      rows.at + strand * gp.strand_elems(rows, row_elems) + k * gp.piece_tokens * rows.groups * row_elems;
   for (std::int64_t t = 0; t < piece.count; ++t) {
     const std::int64_t token = p.reverse ? s.end - 1 - piece.first - t : s.begin + piece.first + t;
     for (std::int64_t group = 0; group < to.shape[2]; ++group) {

@@ -18,16 +18,14 @@ struct Tiles {
   float* h;           // (n,e,lanes)
   float *B, *C;       // gathered rows (token,kBlockStates,e,lanes)
 };
-constexpr std::int64_t kTokens = kScanPiece * kLanes;  // floats of dt, x or y
-constexpr std::int64_t kGathered = kTokens * kBlockStates<Real>;
 
 struct Block {
   std::int64_t first_vec, num_vecs;
-  Tiles tiles[kScanBlock];
+  Tiles tiles[kScanMostBlock];
 };
 
 template <class E, int kStates, bool kPerLane>
-void sweep(const Tiles& tiles, std::int64_t count, const float* A, RowsOf B, RowsOf C, Ahead ahead, float* h) {
+void sweep(const Tiles& tiles, std::int64_t count, const float* A, RowsOf B, RowsOf C, Ahead& ahead, float* h) {
   constexpr int kTile = E::kElems * kLanes;
   constexpr int kNext = kPerLane ? kTile : E::kElems;
   E rate[kStates], state[kStates];
@@ -51,8 +49,7 @@ void sweep(const Tiles& tiles, std::int64_t count, const float* A, RowsOf B, Row
 }
 
 template <class E, bool kPerLane>
-void sweep_states(const ScanCall& call, const ScanPiece& piece, const Block& block, std::int64_t i,
-                  const Ahead& ahead) {
+void sweep_states(const ScanCall& call, const ScanPiece& piece, const Block& block, std::int64_t i, Ahead& ahead) {
   constexpr int kTile = E::kElems * kLanes;
   const std::int64_t v = block.first_vec + i, n = call.p->n;
   const Tiles& tiles = block.tiles[i];
@@ -61,8 +58,8 @@ void sweep_states(const ScanCall& call, const ScanPiece& piece, const Block& blo
     constexpr int kStates = decltype(states)::value;
     const RowsOf B = rows_of<kPerLane>(call, call.B, piece, v, first, kStates, tiles.B);
     const RowsOf C = rows_of<kPerLane>(call, call.C, piece, v, first, kStates, tiles.C);
-    sweep<E, kStates, kPerLane>(tiles, piece.count, A + first * kTile, B, C,
-                                ahead.share(piece.count, i, first, kStates, n), tiles.h + first * kTile);
+    ahead.pace(kStates, n);
+    sweep<E, kStates, kPerLane>(tiles, piece.count, A + first * kTile, B, C, ahead, tiles.h + first * kTile);
   });
 }
 
@@ -72,7 +69,7 @@ void prepare(const ScanCall& call, const ScanPiece& piece, const ScanTask& task,
   const SelectiveScanParams<float>& p = *call.p;
   const Channels channels(p.d, block.first_vec, block.num_vecs);
   const TokenRows<const float> dts(p.dt, p, piece, channels), us(p.u, p, piece, channels);
-  VecF D[kScanBlock], bias[kScanBlock];
+  VecF D[kScanMostBlock], bias[kScanMostBlock];
   for (std::int64_t i = 0; i < block.num_vecs; ++i) {
     D[i] = channels.load(p.D, i) * (1 / E::kOutputScale);
     bias[i] = channels.load(p.dt_bias, i);
@@ -150,8 +147,7 @@ void leave(const ScanCall& call, const ScanPiece& piece, std::int64_t v, bool de
 Ahead rows_ahead(const ScanCall& call, const ScanPiece& piece, const Block& block) {
   const SelectiveScanParams<float>& p = *call.p;
   const Channels channels(p.d, block.first_vec, block.num_vecs);
-  Ahead ahead;
-  ahead.lines = block.num_vecs;
+  Ahead ahead(block.num_vecs, piece.count);
   if (piece.ends) return ahead;
   for (const View<const float, 3>* view : {&p.dt, &p.u, &p.z})
     ahead.add(TokenRows<const float>(*view, p, piece, channels), piece.count);
@@ -172,7 +168,7 @@ void walk(const ScanCall& call, const ScanTask& task, const Block& block) {
       enter(call, *piece, block.first_vec + i, task.decay_only, block.tiles[i].h);
     if (task.decay_only && negligible(block, elems)) continue;
     prepare<E>(call, *piece, task, block);
-    const Ahead ahead = rows_ahead(call, *piece, block);
+    Ahead ahead = rows_ahead(call, *piece, block);
     for (std::int64_t i = 0; i < block.num_vecs; ++i) {
       sweep_states<E, kPerLane>(call, *piece, block, i, ahead);
       leave(call, *piece, block.first_vec + i, task.decay_only, block.tiles[i].h);
@@ -270,15 +266,17 @@ void scan_to_tiles(const float* from, std::int64_t stride, std::int64_t d, std::
 }
 
 std::int64_t scan_forward_scratch(const ScanCall& call) {
-  return kScanBlock * (3 * kTokens + call.p->n * call.elems * kLanes) + 2 * kGathered;
+  const std::int64_t tokens = call.piece_tokens * kLanes;
+  return kScanMostBlock * (3 * tokens + call.p->n * call.elems * kLanes) + 2 * tokens * kBlockStates<Real>;
 }
 
 void scan_forward_task(const ScanCall& call, const ScanTask& task, float* scratch) {
   auto take = [&](std::int64_t count) { return std::exchange(scratch, scratch + count); };
   Block block{task.first_vec, task.num_vecs, {}};
-  float *B = take(kGathered), *C = take(kGathered);
+  const std::int64_t tokens = call.piece_tokens * kLanes, gathered = tokens * kBlockStates<Real>;
+  float *B = take(gathered), *C = take(gathered);
   for (std::int64_t i = 0; i < task.num_vecs; ++i)
-    block.tiles[i] = {take(kTokens), take(kTokens), take(kTokens), take(call.p->n * call.elems * kLanes), B, C};
+    block.tiles[i] = {take(tokens), take(tokens), take(tokens), take(call.p->n * call.elems * kLanes), B, C};
   const bool shared = call.B.kind == ScanRows::kShared && call.C.kind == ScanRows::kShared;
   if (call.elems == 1) {
     shared ? walk<Real, false>(call, task, block) : walk<Real, true>(call, task, block);

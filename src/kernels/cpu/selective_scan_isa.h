@@ -2,7 +2,7 @@
 //
 // Channels are lanes: vector v holds channels v kLanes to v kLanes + kLanes - 1, those beyond d are 0 and stay 0.
 // States are kept as tiles (n, elems, lanes) per vector, elems = 2 (re, im) when A is complex, so the recurrence needs
-// no shuffle. A task walks a strand: pieces of sequences of at most kScanPiece tokens, one after the other, for one
+// no shuffle. A task walks a strand: pieces of sequences of at most piece_tokens tokens, one after the other, for one
 // block of vectors.
 #pragma once
 
@@ -13,10 +13,10 @@
 
 namespace coluber::cpu {
 
-// Tokens between two stored states. Forward: 64 tokens of dt, dt u and y of one vector are 12 KiB of the 32 KiB L1.
-inline constexpr std::int64_t kScanPiece = 64;
-// Vectors of a block at most: 4 x 64 bytes are read from each token's row.
-inline constexpr std::int64_t kScanBlock = 4;
+// Tokens of a piece at most. Forward: 64 tokens of dt, dt u and y of one vector are 12 KiB of the 32 KiB L1.
+inline constexpr std::int64_t kScanMostPiece = 64;
+// Vectors of a block at most: 8 x 64 bytes are read from each token's row.
+inline constexpr std::int64_t kScanMostBlock = 8;
 
 // A state that came in from before a strand and has decayed below this is dropped: 1e-30 is far below what a float sum
 // of this op's inputs can hold beside anything above 1e-22.
@@ -44,7 +44,8 @@ struct ScanCoefficients {
 
 struct ScanCall {
   const SelectiveScanParams<float>* p = nullptr;
-  std::int64_t elems = 1;    // per state: 2 when complex
+  std::int64_t elems = 1;  // per state: 2 when complex
+  std::int64_t piece_tokens = kScanMostPiece;
   const float* A = nullptr;  // (v,n,e,lanes): re times log2(e), im over 2 pi, so that exp2 and turns are all it takes
   const float* plain_A = nullptr;  // backward: A itself, likewise
   ScanCoefficients B, C;

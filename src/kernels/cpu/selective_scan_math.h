@@ -204,13 +204,24 @@ inline void transpose(VecF* rows) {
   }
 }
 
+// The lower lanes of all pairs of a and the upper ones of b where they lie, and the other half, moved into their
+// places: a blend and one shuffle, where two shuffles would wait for the one unit that has them.
+template <int kWidth, int... kLane>
+inline VecF near_half(VecF a, VecF b, std::integer_sequence<int, kLane...>) {
+  return __builtin_shufflevector(a, b, ((kLane & kWidth) != 0 ? kLanes + kLane : kLane)...);
+}
+template <int kWidth, int... kLane>
+inline VecF far_half(VecF a, VecF b, std::integer_sequence<int, kLane...>) {
+  return __builtin_shufflevector(a, b, ((kLane & kWidth) != 0 ? kLanes + kLane - kWidth : kLane + kWidth)...);
+}
+
 // Lane i of the result is the sum of the lanes of rows[i], as a tree.
 template <int kWidth = kLanes / 2>
 inline VecF sum_rows(VecF* rows) {
   constexpr auto kAll = std::make_integer_sequence<int, kLanes>{};
 #pragma GCC unroll 8
   for (int i = 0; i < kWidth; ++i)
-    rows[i] = lower_half<kWidth>(rows[i], rows[i + kWidth], kAll) + upper_half<kWidth>(rows[i], rows[i + kWidth], kAll);
+    rows[i] = near_half<kWidth>(rows[i], rows[i + kWidth], kAll) + far_half<kWidth>(rows[i], rows[i + kWidth], kAll);
   if constexpr (kWidth > 1) return sum_rows<kWidth / 2>(rows);
   return rows[0];
 }

@@ -62,14 +62,17 @@ struct TokenRows {
 // vector, then for the next, took 5 to 7% longer from memory. A core waits when it has asked for some sixteen lines at
 // once, so the sweeps of a block share them evenly: at 16 states a line of each array every second token. Into L2, as a
 // piece's rows and its tiles are more than L1 holds.
+// One cursor for all sweeps of a block, changed in place: a copy for each sweep waits for the stores that made it.
 struct Ahead {
   static constexpr int kMost = 4;
   const float* at[kMost] = {};  // the next line to ask for
   std::int64_t step[kMost] = {};
   int count = 0;
-  std::int64_t lines = 1, line = 0;  // of a row: one a vector
-  std::int64_t every = 1, due = 1;   // tokens between two lines
+  std::int64_t lines, line = 0;     // of a row: one a vector
+  std::int64_t left;                // lines of each array
+  std::int64_t every = 1, due = 1;  // tokens between two lines
 
+  Ahead(std::int64_t num_vecs, std::int64_t tokens) : lines(num_vecs), left(tokens * num_vecs) {}
   // Rows of the block from token `first` of the piece on.
   template <class T>
   void add(const TokenRows<T>& rows, std::int64_t first) {
@@ -77,19 +80,16 @@ struct Ahead {
     at[count] = rows.at + first * rows.step;
     step[count++] = rows.step;
   }
-  // What the sweep of vector i over states [first, first + states) of n asks for, of the rows of `tokens` tokens.
-  Ahead share(std::int64_t tokens, std::int64_t i, std::int64_t first, std::int64_t states, std::int64_t n) const {
-    Ahead some = *this;
-    const std::int64_t begin = tokens * (i * n + first) / n;
-    for (int k = 0; k < count; ++k) some.at[k] += begin / lines * step[k] + begin % lines * kLanes;
-    some.line = begin % lines;
-    some.every = n / states;
-    return some;
+  // Before a sweep over `states` of n.
+  void pace(std::int64_t states, std::int64_t n) {
+    every = n / states;
+    due = 1;
   }
   // For each token of a sweep.
   void ask() {
-    if (--due != 0) return;
+    if (--due != 0 || left == 0) return;
     due = every;
+    --left;
     const bool ends_row = ++line == lines;
     if (ends_row) line = 0;
     for (int k = 0; k < count; ++k) {
