@@ -349,7 +349,7 @@ void bench_all(Bench& bench) {
   bench_convolution<bfloat16>(bench, 4, 2048, 5120);
   bench_convolution<bfloat16>(bench, 1, 2048, 1536);
   bench_convolution<float>(bench, 8, 2048, 2048);
-  for (std::int64_t k : {2, 3, 5}) bench_convolution<bfloat16>(bench, 8, 2048, 2048, k);
+  for (std::int64_t k : {2, 3, 5, 8}) bench_convolution<bfloat16>(bench, 8, 2048, 2048, k);
   for (std::int64_t b : {1, 64}) {
     bench_convolution<bfloat16>(bench, b, 1, 1536);
     bench_convolution<bfloat16>(bench, b, 1, 5120);

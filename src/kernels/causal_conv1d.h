@@ -58,7 +58,7 @@ void causal_conv1d_backward(ThreadPool& threads, Arena& scratch, const CausalCon
 namespace cuda {
 
 // Numbers of taps that go through registers: each has kernels of its own. Others take plain ones.
-inline constexpr std::int64_t kFewestTaps = 2, kMostTaps = 4;
+inline constexpr std::int64_t kFewestTaps = 2, kMostTaps = 8;
 
 // T: float, bfloat16 or float16. All memory is the device's; otherwise as above.
 template <class T>

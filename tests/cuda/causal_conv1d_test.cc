@@ -169,7 +169,7 @@ void check_case(const cuda::Stream& stream, const Case& c) {
   run_reference(c, sizes, s, true);
   run_device<T>(stream, c, in, r);
   run_device<T>(stream, c, in, again);
-  const double taps = 2 * static_cast<double>(c.k) + 16, sums = 128;  // sums: 32 tokens, 8 warps, parts of an eighth
+  const double taps = 2 * static_cast<double>(c.k) + 16, sums = 160;  // sums: 128 tokens, 8 warps, parts of an eighth
   expect_close("y", r.y.device, r.y.exact, s.y.exact, taps);
   expect_close("state_out", r.state_out.device, r.state_out.exact, s.state_out.exact, 0);
   expect_close("grad_x", r.grad_x.device, r.grad_x.exact, s.grad_x.exact, taps);
@@ -210,8 +210,8 @@ TEST_F(CausalConv1dCuda, OptionsOneByOneAndTogether) {
   }
 }
 
-TEST_F(CausalConv1dCuda, AnyNumberOfTaps) {  // 2 to 4 go through registers where rows are aligned
-  for (std::int64_t k : {1, 2, 3, 5, 8, 19})
+TEST_F(CausalConv1dCuda, AnyNumberOfTaps) {  // 2 to 8 go through registers where rows are aligned
+  for (std::int64_t k : {1, 2, 3, 5, 6, 7, 8, 9, 19})
     for (std::int64_t d : {33, 264})
       for (bool packed : {false, true})
         for (bool resets : {false, true}) {
@@ -222,9 +222,9 @@ TEST_F(CausalConv1dCuda, AnyNumberOfTaps) {  // 2 to 4 go through registers wher
 }
 
 TEST_F(CausalConv1dCuda, FewTapsOverManySlices) {
-  for (std::int64_t k : {2, 3}) {
+  for (std::int64_t k : {2, 3, 5, 6, 7, 8}) {
     for (std::int64_t l : {1, 2, 3, 4, 5, 17, 131}) check_all({.b = 2, .l = l, .d = 40, .k = k, .state = true});
-    check_all({.b = 2, .l = 3001, .d = 512, .k = k, .state = true});
+    check_all({.b = 1, .l = 3001, .d = 72, .k = k, .state = true});
   }
 }
 

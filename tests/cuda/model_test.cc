@@ -2,7 +2,10 @@
 #include "coluber/model.h"
 
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "coluber/generate.h"
@@ -252,6 +255,45 @@ TEST_F(CudaModel, ResumedIsUninterrupted) {
     EXPECT_EQ(b[i].var.value().device(), kGpu) << a[i].name;
     EXPECT_TRUE(same_bits(a[i].var.value(), b[i].var.value())) << a[i].name;
   }
+}
+
+// A training whose fifth batch has a kernel write where there is no memory: after that a process has no device any
+// more. Ends the process, with code 3 if all it met was an error that says so.
+[[noreturn]] void train_until_the_device_is_lost(Context& ctx, const TrainOptions& options) {
+  const auto failing = [&](std::int64_t index) {
+    if (index == 4) {
+      void* nowhere = reinterpret_cast<void*>(std::uintptr_t{4096});
+      ops::scale_inplace(ctx, Tensor::from_memory(nowhere, {1024}, DType::kF32, {}, kGpu), 2);
+    }
+    return batch_of(index);
+  };
+  try {
+    Trainer(ctx, Model::create(small_model(), 7).to(kGpu), failing, options).run();
+  } catch (const Error& error) {
+    std::fputs(error.what(), stderr);
+    std::_Exit(error.code() == ErrorCode::kDevice ? 3 : 4);
+  }
+  std::_Exit(5);
+}
+
+TEST_F(CudaModel, ResumesAfterALostDevice) {
+  constexpr const char* kFolder = "COLUBER_TEST_LOST_DEVICE";  // for the process that loses it, which starts anew
+  std::optional<TemporaryFolder> own;
+  if (std::getenv(kFolder) == nullptr) setenv(kFolder, own.emplace().path().c_str(), 1);
+  TrainOptions options = training_of(8, DType::kBF16);
+  options.out = std::getenv(kFolder);
+  options.save_every = 3;
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(train_until_the_device_is_lost(ctx_, options), ::testing::ExitedWithCode(3), "illegal");
+  unsetenv(kFolder);
+
+  const Model resumed = Model::create(small_model(), 99).to(kGpu), whole = Model::create(small_model(), 7).to(kGpu);
+  Trainer trainer(ctx_, resumed, batch_of, options);
+  trainer.resume(options.out + "/checkpoints/step-3");
+  EXPECT_EQ(trainer.run(), TrainEnd::kDone);
+  Trainer(ctx_, whole, batch_of, training_of(8, DType::kBF16)).run();
+  const Parameters a = whole.parameters(), b = resumed.parameters();
+  for (std::size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(same_bits(a[i].var.value(), b[i].var.value())) << a[i].name;
 }
 
 TEST_F(CudaModel, SessionsDrawWhatTheyDrawOnTheCpu) {

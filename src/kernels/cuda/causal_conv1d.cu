@@ -1,18 +1,21 @@
-// causal_conv1d over (b,l,d): every number is read once and written once, and nothing else matters much. 2 to 4 taps
+// causal_conv1d over (b,l,d): every number is read once and written once, and nothing else matters much. 2 to 8 taps
 // (all published models have 4) go through registers, a pair of kernels for each number; any other number of taps
 // through plain kernels.
 //
 // A warp has 32 V neighbouring channels and walks a slice of tokens with the last W = taps - 1 inputs in registers; the
 // 8 warps of a block walk 8 neighbouring slices of the same channels, so that the taps are staged once, in shared
 // memory, and gradients of the taps are added up there: one partial sum a block. A slice reads W tokens of the one
-// before (backward also W of the next) again, from the L2 cache. Work per element with 4 taps: 11 instructions and 2
-// exponentials forward, 30 and 2 backward, a third and a half of the time that its bytes take.
+// before (backward also W of the next) again, from the L2 cache. Tokens to come are on their way to shared memory,
+// where each thread has places of its own, while it computes: more bytes than registers could hold. Work per element
+// with 4 taps: 11 instructions and 2 exponentials forward, 30 and 2 backward, a third and a half of the time that its
+// bytes take.
 #include <cstdlib>
 #include <type_traits>
 
 #include "kernels/causal_conv1d.h"
 #include "kernels/cuda/causal_conv1d_plain.cuh"
 #include "kernels/cuda/common/activation.cuh"
+#include "kernels/cuda/common/async_copy.cuh"
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/common/partial_sums.cuh"
 #include "kernels/cuda/common/pieces.cuh"
@@ -22,13 +25,17 @@ namespace {
 
 constexpr int kBlockSlices = 8;  // warps of a block
 static_assert(kThreads == kBlockSlices * 32);
-constexpr int kBatch = 4;  // tokens whose loads are under way together, while as many are computed
+constexpr int kBatch = 4;       // tokens that are computed together
+constexpr int kRingBytes = 32;  // that a thread has places for in a ring of tokens, where numbers are of 16 bits
 // Two for each of 132 multiprocessors: with fewer blocks than that, slices get shorter.
 constexpr std::int64_t kFewBlocks = 264;
 
 // Channels of a thread. More save address arithmetic, but cost registers, and with them warps: with these, two blocks
 // fit a multiprocessor.
-constexpr int kForwardChannels = 4, kBackwardChannels = 2;
+constexpr int kBackwardChannels = 2;
+constexpr int forward_channels(int window) {
+  return window <= 3 ? 4 : 2;
+}
 
 // Blocks: neighbours have neighbouring channels, then tiles of tokens, then rows. 32-bit numbers, since dividing 64-bit
 // ones would take as long as a few tokens.
@@ -78,13 +85,15 @@ struct Taps {
   }
 
  private:
-  // One access for an even number of taps, whose rows are aligned.
+  // By the widest accesses that rows are aligned for.
   static __device__ void load_taps(const float* from, float (&w)[kTaps]) {
-    if constexpr (kTaps % 2 == 0) {
-      load_floats(from, w);
-    } else {
+    constexpr int kStep = kTaps % 4 == 0 ? 4 : kTaps % 2 == 0 ? 2 : 1;
 #pragma unroll
-      for (int j = 0; j < kTaps; ++j) w[j] = from[j];
+    for (int j = 0; j < kTaps; j += kStep) {
+      float some[kStep];
+      load_floats(from + j, some);
+#pragma unroll
+      for (int i = 0; i < kStep; ++i) w[j + i] = some[i];
     }
   }
 };
@@ -126,15 +135,75 @@ struct Walk {
 template <class T, int V>
 struct Batch {
   Raw<T, V> of[kBatch];
+};
 
-  // Tokens i, i + 1, ...; kWhole: all of them are there, else those before `end`.
+// Not before the copies that were waited for.
+template <class T, int V>
+__device__ __forceinline__ void load_shared(unsigned from, Raw<T, V>& to) {
+  auto* w = reinterpret_cast<std::uint32_t*>(&to);
+  if constexpr (sizeof(to) == 4)
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(w[0]) : "r"(from) : "memory");
+  else if constexpr (sizeof(to) == 8)
+    asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(w[0]), "=r"(w[1]) : "r"(from) : "memory");
+  else
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3])
+                 : "r"(from)
+                 : "memory");
+}
+
+// Batches of a walk on their way, kStages - 1 beyond the one that is computed, in places that one thread alone copies
+// to and reads: no barrier. With 8 bytes or more a token there are fewer stages, so that two blocks fit.
+template <class T, int V, int kPlaceBytes>
+struct Ring {
+  static constexpr int kStages = kPlaceBytes / (kBatch * V * static_cast<int>(sizeof(T))) < 2
+                                     ? 2
+                                     : kPlaceBytes / (kBatch * V * static_cast<int>(sizeof(T)));
+  static constexpr int kPlaces = kStages * kBatch;  // of a thread
+
+  unsigned own;  // shared address; kThreads numbers from place to place
+
+  __device__ explicit Ring(Raw<T, V> (*places)[kThreads]) : own(shared_address(places[0] + threadIdx.x)) {}
+
+  static constexpr unsigned kApart = kThreads * V * static_cast<unsigned>(sizeof(T));
+  __device__ __forceinline__ unsigned stage(int batch) const {
+    return own + static_cast<unsigned>(batch % kStages) * (kBatch * kApart);
+  }
+  // kWhole: all tokens of the batch are there, else those before `end`.
   template <bool kWhole>
-  __device__ __forceinline__ void load(const Walk<const T>& walk, int i, int end) {
+  __device__ __forceinline__ void ask(const Walk<const T>& walk, int batch, int end) const {
+    const unsigned to = stage(batch);
+    const T* from = walk.token(batch * kBatch);
 #pragma unroll
-    for (int k = 0; k < kBatch; ++k)
-      if (kWhole || i + k < end) of[k] = load_raw<V>(walk.token(i + k));
+    for (int k = 0; k < kBatch; ++k) {
+      if (kWhole || batch * kBatch + k < end) copy_async<V * sizeof(T)>(to + k * kApart, from, true);
+      from += walk.stride;
+    }
+  }
+  __device__ __forceinline__ Batch<T, V> take(int batch) const {
+    Batch<T, V> out;
+    const unsigned from = stage(batch);
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k) load_shared(from + k * kApart, out.of[k]);
+    return out;
   }
 };
+
+// Tokens of one sequence within a slice.
+struct Run {
+  int token;   // the first, in its row
+  int s;       // its step
+  int length;  // of the sequence
+  int own;     // tokens that are this slice's
+};
+
+template <class Params>
+__device__ __forceinline__ Run run_at(const Params& p, const Slice& slice, int at, int l, Sequence& q) {
+  const int token = p.reverse ? l - 1 - at : at;
+  q = sequence_of(p, slice.row, token);
+  const auto s = static_cast<int>(q.step_of(token)), length = static_cast<int>(q.length);
+  return {token, s, length, min(length - s, slice.end - at)};
+}
 
 // Bit k: a reset before token i + k.
 __device__ __forceinline__ unsigned load_resets(const Walk<const std::uint8_t>& resets, int i, int end) {
@@ -224,40 +293,51 @@ __device__ __forceinline__ void forward_batch(const Taps<W, V>& taps, bool with_
 
 template <int W, int V, class T>
 __global__ void __launch_bounds__(kThreads, 2) causal_conv1d_fwd_slices(const CausalConv1dParams<T, float> p, Cut cut) {
+  using Tokens = Ring<T, V, 4 * kRingBytes>;
   __shared__ __align__(16) float staged[W + 2][32 * V];
+  __shared__ Raw<T, V> places[Tokens::kPlaces][kThreads];
   const auto l = static_cast<int>(p.x.shape[1]);
   const Slice slice = slice_of<V>(cut, l);
+  const Tokens ring(places);
+  Sequence q;
+  Run run;
+  const bool has = slice.c < p.d && slice.begin < slice.end;
+  auto begin = [&](int at) {
+    run = run_at(p, slice, at, l, q);
+    const Walk<const T> x(p.x, slice.row, run.token, slice.c, p.reverse);
+#pragma unroll
+    for (int batch = 0; batch < Tokens::kStages - 1; ++batch) {
+      ring.template ask<false>(x, batch, run.own);
+      commit_copies();
+    }
+  };
+  if (has) begin(slice.begin);
   const Taps<W, V> taps(p, slice.first_channel, staged);
-  if (slice.c >= p.d) return;
-  for (int at = slice.begin; at < slice.end;) {  // one sequence after the other
-    const int token = p.reverse ? l - 1 - at : at;
-    const Sequence q = sequence_of(p, slice.row, token);
-    const auto s = static_cast<int>(q.step_of(token)), length = static_cast<int>(q.length);
-    const int count = min(length - s, slice.end - at);
-    at += count;
-    const Walk<const T> x(p.x, slice.row, token, slice.c, p.reverse);
-    const Walk<T> y(p.y, slice.row, token, slice.c, p.reverse);
-    const auto reset_walk = walk_of_resets(p, slice.row, token);
+  if (!has) return;
+  for (int at = slice.begin;;) {  // one sequence after the other
+    const Walk<const T> x(p.x, slice.row, run.token, slice.c, p.reverse);
+    const Walk<T> y(p.y, slice.row, run.token, slice.c, p.reverse);
+    const auto reset_walk = walk_of_resets(p, slice.row, run.token);
     float window[W][V];
-    Batch<T, V> now;
-    const bool whole = !p.resets && count >= kBatch;
-    if (whole) now.template load<true>(x, 0, count);
-    load_window(p, q, s, slice.c, window);
-    int i = 0;
-    if (whole) {
-      for (; i + 2 * kBatch <= count; i += kBatch) {
-        Batch<T, V> next;  // under way while this batch is computed
-        next.template load<true>(x, i + kBatch, count);
-        forward_batch<true>(taps, p.silu, now, 0, i, count, window, y);
-        now = next;
-      }
-      forward_batch<true>(taps, p.silu, now, 0, i, count, window, y);
-      i += kBatch;
+    load_window(p, q, run.s, slice.c, window);
+    const int whole = run.own / kBatch, plain = p.resets ? 0 : whole;  // batches
+    auto next = [&](int batch) {
+      const int later = batch + Tokens::kStages - 1;
+      later < whole ? ring.template ask<true>(x, later, run.own) : ring.template ask<false>(x, later, run.own);
+      commit_copies();
+      wait_copies<Tokens::kStages - 1>();
+      return ring.take(batch);
+    };
+    int batch = 0;
+    for (; batch < plain; ++batch)
+      forward_batch<true>(taps, p.silu, next(batch), 0, batch * kBatch, run.own, window, y);
+    for (; batch * kBatch < run.own; ++batch) {
+      const int i = batch * kBatch;
+      forward_batch<false>(taps, p.silu, next(batch), load_resets(reset_walk, i, run.own), i, run.own, window, y);
     }
-    for (; i < count; i += kBatch) {
-      now.template load<false>(x, i, count);
-      forward_batch<false>(taps, p.silu, now, load_resets(reset_walk, i, count), i, count, window, y);
-    }
+    at += run.own;
+    if (at >= slice.end) return;
+    begin(at);
   }
 }
 
@@ -375,55 +455,77 @@ template <int W, int V, class T>
 __global__ void __launch_bounds__(kThreads, 2)
     causal_conv1d_bwd_slices(const CausalConv1dParams<T, float> p, const CausalConv1dGradParams<T, float> g, Cut cut,
                              float* partial) {
+  using Tokens = Ring<T, V, kRingBytes>;
+  struct Rings {
+    Raw<T, V> x[Tokens::kPlaces][kThreads], grad_y[Tokens::kPlaces][kThreads];
+  };
+  using Sums = float[kBlockSlices][W + 2][32 * V];
   __shared__ __align__(16) float staged[W + 2][32 * V];
-  __shared__ float sums[kBlockSlices][W + 2][32 * V];
+  __shared__ __align__(16) unsigned char shared[std::max(sizeof(Rings), sizeof(Sums))];  // first these, then those
+  auto& rings = *reinterpret_cast<Rings*>(shared);
+  auto& sums = *reinterpret_cast<Sums*>(shared);
   const auto l = static_cast<int>(p.x.shape[1]);
   const Slice slice = slice_of<V>(cut, l);
+  const Tokens ring(rings.x), grad_ring(rings.grad_y);
+  Sequence q;
+  Run run;
+  int end = 0;  // the next slice's first outputs see this slice's last inputs
+  const bool has = slice.c < p.d && slice.begin < slice.end;
+  auto begin = [&](int at) {
+    run = run_at(p, slice, at, l, q);
+    end = min(run.length - run.s, run.own + W);
+    const Walk<const T> x(p.x, slice.row, run.token, slice.c, p.reverse);
+    const Walk<const T> grad_y(g.grad_y, slice.row, run.token, slice.c, p.reverse);
+#pragma unroll
+    for (int batch = 0; batch < Tokens::kStages - 1; ++batch) {
+      ring.template ask<false>(x, batch, end);
+      grad_ring.template ask<false>(grad_y, batch, end);
+      commit_copies();
+    }
+  };
+  if (has) begin(slice.begin);
   const Taps<W, V> taps(p, slice.first_channel, staged);
   BackwardState<W, V> state{};
-  for (int at = slice.begin; at < slice.end && slice.c < p.d;) {
-    const int token = p.reverse ? l - 1 - at : at;
-    const Sequence q = sequence_of(p, slice.row, token);
-    const auto s = static_cast<int>(q.step_of(token)), length = static_cast<int>(q.length);
-    const int own = min(length - s, slice.end - at);
-    // The next slice's first outputs see this slice's last inputs.
-    const int end = min(length - s, own + W);
-    at += own;
-    const Walk<const T> x(p.x, slice.row, token, slice.c, p.reverse);
-    const Walk<const T> grad_y(g.grad_y, slice.row, token, slice.c, p.reverse);
-    const Walk<T> grad_x(g.grad_x, slice.row, token, slice.c, p.reverse);
-    const auto reset_walk = walk_of_resets(p, slice.row, token);
-    Batch<T, V> now, now_grad;
-    const bool whole = !p.resets && own >= kBatch;
-    if (whole) {
-      now.template load<true>(x, 0, end);
-      now_grad.template load<true>(grad_y, 0, end);
-    }
-    state.live = load_window(p, q, s, slice.c, state.window);
+  for (int at = slice.begin; has;) {
+    const Walk<const T> x(p.x, slice.row, run.token, slice.c, p.reverse);
+    const Walk<const T> grad_y(g.grad_y, slice.row, run.token, slice.c, p.reverse);
+    const Walk<T> grad_x(g.grad_x, slice.row, run.token, slice.c, p.reverse);
+    const auto reset_walk = walk_of_resets(p, slice.row, run.token);
+    state.live = load_window(p, q, run.s, slice.c, state.window);
 #pragma unroll
     for (int i = 0; i < W; ++i)
 #pragma unroll
       for (int k = 0; k < V; ++k) state.pending[i][k] = 0;
-    int i = 0;
-    if (whole) {
-      for (; i + 2 * kBatch <= own; i += kBatch) {
-        Batch<T, V> next, next_grad;
-        next.template load<true>(x, i + kBatch, end);
-        next_grad.template load<true>(grad_y, i + kBatch, end);
-        backward_whole_batch(taps, p.silu, now, now_grad, i, state, grad_x);
-        now = next;
-        now_grad = next_grad;
+    const int whole = end / kBatch, plain = p.resets ? 0 : run.own / kBatch;  // batches
+    auto next = [&](int batch) {
+      const int later = batch + Tokens::kStages - 1;
+      if (later < whole) {
+        ring.template ask<true>(x, later, end);
+        grad_ring.template ask<true>(grad_y, later, end);
+      } else {
+        ring.template ask<false>(x, later, end);
+        grad_ring.template ask<false>(grad_y, later, end);
       }
-      backward_whole_batch(taps, p.silu, now, now_grad, i, state, grad_x);
-      i += kBatch;
+      commit_copies();
+      wait_copies<Tokens::kStages - 1>();
+    };
+    int batch = 0;
+    for (; batch < plain; ++batch) {
+      next(batch);
+      backward_whole_batch(taps, p.silu, ring.take(batch), grad_ring.take(batch), batch * kBatch, state, grad_x);
     }
-    for (; i < end; i += kBatch) {
-      now.template load<false>(x, i, end);
-      now_grad.template load<false>(grad_y, i, end);
-      backward_batch(taps, p.silu, now, now_grad, load_resets(reset_walk, i, end), i, own, end, state, grad_x);
+    for (; batch * kBatch < end; ++batch) {
+      next(batch);
+      const int i = batch * kBatch;
+      backward_batch(taps, p.silu, ring.take(batch), grad_ring.take(batch), load_resets(reset_walk, i, end), i, run.own,
+                     end, state, grad_x);
     }
-    if (s + end == length) finish_sequence(g.grad_state_out, q.slot, slice.c, own, end, state, grad_x);
+    if (run.s + end == run.length) finish_sequence(g.grad_state_out, q.slot, slice.c, run.own, end, state, grad_x);
+    at += run.own;
+    if (at >= slice.end) break;
+    begin(at);
   }
+  __syncthreads();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 #pragma unroll
   for (int j = 0; j <= W; ++j) store_shared(&sums[warp][j][lane * V], state.grad_weight[j]);
@@ -459,7 +561,11 @@ void with_window(std::int64_t taps, Run&& run) {
   switch (taps) {
     case 2: return run(std::integral_constant<int, 1>{});
     case 3: return run(std::integral_constant<int, 2>{});
-    default: return run(std::integral_constant<int, 3>{});
+    case 4: return run(std::integral_constant<int, 3>{});
+    case 5: return run(std::integral_constant<int, 4>{});
+    case 6: return run(std::integral_constant<int, 5>{});
+    case 7: return run(std::integral_constant<int, 6>{});
+    default: return run(std::integral_constant<int, 7>{});
   }
 }
 
@@ -484,7 +590,7 @@ unsigned blocks_of(std::int64_t threads) {
   return static_cast<unsigned>(divide_up(threads, kThreads));
 }
 
-constexpr std::int64_t kForwardSlice = 32, kBackwardSlice = 64;
+constexpr std::int64_t kForwardSlice = 128, kBackwardSlice = 128;
 
 template <class T>
 void backward_slices(const Stream& stream, const CausalConv1dParams<T, float>& p,
@@ -534,10 +640,11 @@ void causal_conv1d_forward(const Stream& stream, const CausalConv1dParams<T, flo
     return check_launch("causal_conv1d_step_channels");
   }
   if (b * l * p.d > 0) {
-    if (taps_fit(p) && fits(p.x, kForwardChannels) && fits(p.y, kForwardChannels)) {
-      const Grid grid(b, l, divide_up(p.d, 32 * kForwardChannels), kForwardSlice);
+    const int channels = forward_channels(static_cast<int>(p.k) - 1);
+    if (taps_fit(p) && fits(p.x, channels) && fits(p.y, channels)) {
+      const Grid grid(b, l, divide_up(p.d, 32 * channels), kForwardSlice);
       with_window(p.k, [&](auto window) {
-        causal_conv1d_fwd_slices<window.value, kForwardChannels>
+        causal_conv1d_fwd_slices<window.value, forward_channels(window.value)>
             <<<static_cast<unsigned>(grid.blocks), kThreads, 0, queue>>>(p, grid.cut);
       });
       check_launch("causal_conv1d_fwd_slices");

@@ -16,15 +16,18 @@ __device__ __forceinline__ void copy_16_bytes(unsigned to, const void* from, boo
 }
 // 4, 8 or 16 bytes, as aligned as they are many; zeros where there are none, and then `from` is not read.
 template <int kBytes>
-__device__ __forceinline__ void copy_async(void* to, const void* from, bool there) {
+__device__ __forceinline__ void copy_async(unsigned to, const void* from, bool there) {
   static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
-  const unsigned address = shared_address(to);
   if constexpr (kBytes == 16)
-    copy_16_bytes(address, from, there);
+    copy_16_bytes(to, from, there);
   else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(kBytes),
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(kBytes),
                  "r"(there ? kBytes : 0)
                  : "memory");
+}
+template <int kBytes>
+__device__ __forceinline__ void copy_async(void* to, const void* from, bool there) {
+  copy_async<kBytes>(shared_address(to), from, there);
 }
 // Ends a group of copies, which may be empty.
 __device__ __forceinline__ void commit_copies() {
