@@ -176,7 +176,8 @@ void bench_decode(Context& ctx, const BenchOptions& options, const MachineRates&
 void bench_prefill(Context& ctx, const BenchOptions& options, const MachineRates& rates, const Report& report) {
   Rows rows(ctx, options, rates, report);
   const DType dtype = parse_dtype(options.dtype);
-  const Model model = random_model(bench_config(options), {rows.device, dtype});
+  Model model = random_model(bench_config(options), {rows.device, dtype});
+  model.pack_weights(ctx);
   ForwardOptions forward;
   forward.last_token_only = true;
   forward.compute = dtype;

@@ -157,7 +157,7 @@ struct Sequences {
 // Differentiable twins of the ops, same names and arguments.
 namespace autograd {
 
-Var linear(Graph& graph, const Var& x, const Var& weight, const Var& bias = {});
+Var linear(Graph& graph, const Var& x, const Var& weight, const Var& bias = {}, const Tensor& packed = {});
 Var embedding(Graph& graph, const Tensor& ids, const Var& table);
 // y and, when `residual_out` is given, x + residual.
 Var norm(Graph& graph, const Var& x, const Var& weight, const Var& bias, const Var& residual, NormKind kind, double eps,

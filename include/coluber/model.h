@@ -69,6 +69,11 @@ class Model {
   // Same model in the memory of another device: itself where it is already, else a copy.
   Model to(Device device) const;
 
+  // Keeps the layers' matrices in bf16 once more, in the order in which tiles of this processor read them (AMX), so
+  // that prompts are read faster; nothing changes in any result, and nothing is kept where that gains nothing. Again
+  // after weights have changed. The copy is this model's and its copies', not that of to().
+  void pack_weights(Context& ctx) { stack_.pack_weights(ctx); }
+
   State make_state(std::int64_t batch) const;  // zeros, on the device of the model
 
   // ids (b,l) i32, on the CPU or the model's device -> logits (b,l,v) f32 on the model's device, over the padded

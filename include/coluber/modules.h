@@ -37,10 +37,11 @@ struct Init {
 };
 
 struct Linear {
-  Var weight;  // (out,in)
-  Var bias;    // (out), optional
+  Var weight;     // (out,in)
+  Var bias;       // (out), optional
+  Tensor packed;  // optional, see Model::pack_weights
 
-  Var forward(Graph& graph, const Var& x) const { return autograd::linear(graph, x, weight, bias); }
+  Var forward(Graph& graph, const Var& x) const { return autograd::linear(graph, x, weight, bias, packed); }
   Tensor step(Context& ctx, const Tensor& x) const;
 };
 
@@ -74,6 +75,7 @@ class Mamba {
   bool bidirectional() const { return directions_.size() == 2; }
   DType dtype() const { return in_proj_.weight.value().dtype(); }  // of the matrices
   void append_parameters(Parameters& parameters) const;
+  void pack_weights(Context& ctx);  // as Model::pack_weights
 
   // x (b,l,m) -> (b,l,m). A bidirectional mixer takes no state.
   Var forward(Graph& graph, const Var& x, const Sequences& sequences = {}, const MixerState* state_in = nullptr,
@@ -126,6 +128,7 @@ class MambaStack {
   const StackConfig& config() const { return config_; }
   void append_parameters(Parameters& parameters) const;
   Parameters parameters() const;
+  void pack_weights(Context& ctx);  // as Model::pack_weights
 
   Var forward(Graph& graph, const Var& x, const Sequences& sequences = {},
               const std::vector<MixerState>* state_in = nullptr, std::vector<MixerState>* state_out = nullptr) const;

@@ -120,6 +120,7 @@ struct LinearArgs {
   Tensor bias;    // (out), optional
   DType compute = DType::kF32;
   std::optional<DType> out = std::nullopt;  // of y, default that of x; on a GPU a 16-bit x may give f32 (forward only)
+  Tensor packed = {};                       // of weight, optional: what Model::pack_weights keeps of it
 };
 struct LinearGrads {
   Tensor x, weight, bias;

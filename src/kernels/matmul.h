@@ -8,10 +8,10 @@
 // `bf16` set, both factors of a product are rounded to bf16 first; sums are f32 always.
 //
 // Up to kSkinnyRows tokens read W once from memory, in kernels of ours (cpu/matmul.cc), and a token's result does not
-// depend on how many there are. More go to tiles of ours (cpu/linear_tiles.h: bf16 on processors with AMX) or to the
-// matrix library (cpu/gemm.h), one fixed tile at a time; there a token's result can differ in the last bits from the
-// skinny one, and with the library also with the number of tokens. None depends on the number of threads. Called by
-// ops/linear.cc and ops/cross_entropy.cc, which check shapes.
+// depend on how many there are. More go to tiles of ours (bf16 on processors with AMX: cpu/packed_linear.h when weights
+// were packed, else cpu/linear_tiles.h, the same bits) or to the matrix library (cpu/gemm.h), one fixed tile at a time;
+// there a token's result can differ in the last bits from the skinny one, and with the library also with the number of
+// tokens. None depends on the number of threads. Called by ops/linear.cc and ops/cross_entropy.cc, which check shapes.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +30,8 @@ inline constexpr std::int64_t kSkinnyRows = 8;
 struct WeightMatrix {
   const void* data = nullptr;  // (n,k)
   DType dtype = DType::kF32;
-  std::int64_t ld = 0;  // elements from row to row
+  std::int64_t ld = 0;               // elements from row to row
+  const bfloat16* packed = nullptr;  // optional, as pack_weight lays them out
 };
 
 struct LinearForwardParams {
@@ -80,6 +81,12 @@ void linear_forward(ThreadPool& threads, Arena& scratch, const LinearForwardPara
 void linear_grad_x(ThreadPool& threads, Arena& scratch, const LinearGradXParams& params);
 void linear_grad_weight(ThreadPool& threads, Arena& scratch, const LinearGradWeightParams& params);
 void linear_grad_bias(ThreadPool& threads, const LinearGradBiasParams& params);
+
+// Whether bf16 products over kSkinnyRows tokens with k inputs are faster from packed weights on this machine.
+bool packs_weights(std::int64_t k);
+std::int64_t packed_weight_elems(std::int64_t n, std::int64_t k);
+// W (n,k) of bf16 as packed_linear.h describes it; `to` is aligned to a cache line.
+void pack_weight(ThreadPool& threads, const WeightMatrix& weight, std::int64_t n, std::int64_t k, bfloat16* to);
 
 // "onednn", "openblas" or "own": what multiplies more than kSkinnyRows tokens in this build.
 std::string_view matrix_library();

@@ -3,6 +3,7 @@
 #include "coluber/modules.h"
 #include "core/check.h"
 #include "modules/init.h"
+#include "ops/linear.h"
 #include "ops/mamba_step.h"
 
 namespace coluber {
@@ -75,6 +76,13 @@ void Mamba::append_parameters(Parameters& parameters) const {
   }
   append("out_proj.weight", out_proj_.weight, true, true);
   append("out_proj.bias", out_proj_.bias, false, false);
+}
+
+void Mamba::pack_weights(Context& ctx) {
+  const auto pack = [&](Linear& linear) { linear.packed = ops::pack_linear_weight(ctx, linear.weight.value()); };
+  pack(in_proj_);
+  for (Direction& direction : directions_) pack(direction.x_proj);
+  pack(out_proj_);
 }
 
 Var Mamba::forward(Graph& graph, const Var& x, const Sequences& sequences, const MixerState* state_in,

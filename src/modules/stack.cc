@@ -98,6 +98,10 @@ Parameters MambaStack::parameters() const {
   return parameters;
 }
 
+void MambaStack::pack_weights(Context& ctx) {
+  for (Block& block : blocks_) block.mixer.pack_weights(ctx);
+}
+
 Var MambaStack::forward(Graph& graph, const Var& x, const Sequences& sequences, const std::vector<MixerState>* state_in,
                         std::vector<MixerState>* state_out) const {
   if (state_in != nullptr) {

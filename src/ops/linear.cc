@@ -126,7 +126,7 @@ DType output_dtype(const LinearArgs& args) {
 }  // namespace
 
 void matrix_forward(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, DType compute,
-                    const Tensor& y) {
+                    const Tensor& y, const Tensor& packed) {
   if (!x.device().is_cpu()) {  // for few tokens W is read as it lies
     const bool few = x.size(0) <= kSkinnyRows;
     return device_product(x, false, weight, true, few ? std::nullopt : std::optional<DType>(factor_dtype(x, compute)),
@@ -148,6 +148,7 @@ void matrix_forward(Context& ctx, const Tensor& x, const Tensor& weight, const T
   p.x = x.data<float>();
   p.ldx = row_stride(x);
   p.weight = weight_matrix(weight);
+  p.weight.packed = packed.defined() ? packed.data<bfloat16>() : nullptr;
   p.bias = bias.defined() ? bias.data<float>() : nullptr;
   p.bf16 = compute == DType::kBF16;
   p.y = y.data<float>();
@@ -238,15 +239,29 @@ void matrix_grad_bias(Context& ctx, const Tensor& grad_y, const Tensor& grad_bia
   cpu::linear_grad_bias(ctx.threads(), p);
 }
 
+Tensor pack_linear_weight(Context& ctx, const Tensor& weight) {
+  check_shape(kOp, "weight", weight, {-1, -1});
+  const std::int64_t n = weight.size(0), k = weight.size(1);
+  if (!weight.device().is_cpu() || weight.dtype() != DType::kBF16 || n == 0 || !cpu::packs_weights(k)) return {};
+  const Tensor packed = Tensor::empty({cpu::packed_weight_elems(n, k)}, DType::kBF16);
+  cpu::pack_weight(ctx.threads(), weight_matrix(as_matrix(weight)), n, k, packed.data<bfloat16>());
+  return packed;
+}
+
 Tensor linear_forward(Context& ctx, const LinearArgs& args) {
   check_linear(kOp, args.x, args.weight, args.bias, args.compute);
+  if (args.packed.defined()) {
+    check_shape(kOp, "packed", args.packed, {cpu::packed_weight_elems(args.weight.size(0), args.weight.size(1))});
+    check_dtype(kOp, "packed", args.packed, DType::kBF16);
+    check_device(kOp, "packed", args.packed, kCpuDevice);
+  }
   Shape shape = args.x.shape();
   shape[shape.rank() - 1] = args.weight.size(0);
   check_algorithm(kOp, ctx, args.x.device());
   const Tensor y = Tensor::empty(shape, output_dtype(args), args.x.device());
   if (y.numel() == 0) return y;
   matrix_forward(ctx, as_matrix(args.x), as_matrix(args.weight), bias_like(args.bias, args.x), args.compute,
-                 as_matrix(y));
+                 as_matrix(y), args.packed);
   return y;
 }
 

@@ -26,13 +26,18 @@ void check_linear(std::string_view op, const Tensor& x, const Tensor& weight, co
 // A bias of the dtype that parameters have beside x; undefined stays undefined.
 Tensor bias_like(const Tensor& bias, const Tensor& x);
 
-// What a product of x with `weight` multiplies on a GPU: for many tokens the weight in 16 bits where factors are, so that
-// who has several products of it rounds it once. Else `weight`.
+// What a product of x with `weight` multiplies on a GPU: for many tokens the weight in 16 bits where factors are, so
+// that who has several products of it rounds it once. Else `weight`.
 Tensor product_weight(const Tensor& x, const Tensor& weight, DType compute);
 
-// Matrices as from as_matrix, results too. `accumulate` adds to the result instead of overwriting it.
+// W (out,in) of bf16 once more, in the order in which tiles of this processor read it: products of more than a few
+// tokens with compute kBF16 then take less time, and give the same bits. Undefined where that gains nothing.
+Tensor pack_linear_weight(Context& ctx, const Tensor& weight);
+
+// Matrices as from as_matrix, results too; `packed` as in LinearArgs. `accumulate` adds to the result instead of
+// overwriting it.
 void matrix_forward(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& bias, DType compute,
-                    const Tensor& y);
+                    const Tensor& y, const Tensor& packed = {});
 void matrix_grad_x(Context& ctx, const Tensor& grad_y, const Tensor& weight, DType compute, const Tensor& grad_x,
                    bool accumulate = false);
 void matrix_grad_weight(Context& ctx, const Tensor& grad_y, const Tensor& x, DType compute, const Tensor& grad_weight,

@@ -136,6 +136,32 @@ TEST_F(ModelTest, SixteenBitsChangeLittle) {
   }
 }
 
+// Wide enough for tiles: d_model 128.
+TEST_F(ModelTest, PackedWeightsChangeNoBit) {
+  ModelConfig config = small_model();
+  config.d_model = 128;
+  Model model = Model::create(config, 3, DType::kBF16);
+  const Tensor ids = random_ids({2, 21}, 29, 1), next = random_ids({2}, 29, 2);
+  const auto read = [&](DType compute) {
+    State state = model.make_state(2);
+    ForwardOptions options;
+    options.state = &state;
+    options.compute = compute;
+    const Tensor logits = model.forward(ctx_, ids, options);
+    return std::vector<Tensor>{logits, model.step(ctx_, next, state), state.layer(1).ssm};
+  };
+  for (const DType compute : {DType::kBF16, DType::kF32}) {
+    model = Model::create(config, 3, DType::kBF16);
+    const std::vector<Tensor> expected = read(compute);
+    model.pack_weights(ctx_);
+    const std::vector<Tensor> packed = read(compute);
+    for (std::size_t i = 0; i < expected.size(); ++i) EXPECT_TRUE(same_bits(packed[i], expected[i])) << i;
+  }
+  const std::int64_t before = memory_stats().live_bytes;
+  model.pack_weights(ctx_);  // in place of what was packed
+  EXPECT_EQ(memory_stats().live_bytes, before);
+}
+
 // --- state -----------------------------------------------------------------------------------------------------------
 TEST_F(ModelTest, AStateIsForkedRolledBackSavedAndLoaded) {
   const Tensor ids = random_ids({2, 6}, 29, 1), next = random_ids({2}, 29, 2), other = random_ids({2}, 29, 3);

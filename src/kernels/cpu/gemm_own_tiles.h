@@ -35,6 +35,13 @@ inline void add_tile_product() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kRows), "i"(kColumns));
 }
 
+// 32 numbers rounded to bf16, in their order. Denormals become 0, as everywhere in tiles.
+inline VecF round_to_pairs(VecF low, VecF high) {
+  VecF pairs;
+  asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(pairs) : "v"(low), "v"(high));
+  return pairs;
+}
+
 // Tiles 0 to 3 are c, row by row; 4 and 5 rows; 6 and 7 columns. The rows of both in use are a state of the thread,
 // which costs every switch of threads 8 KiB until it is released.
 class TileShapes {

@@ -24,13 +24,6 @@ constexpr std::int64_t kBlockSteps = TileLinear::kBlockSteps;
 constexpr std::int64_t kSide = TileLinear::kSide;
 constexpr std::int64_t kTile = kSide / 2;
 
-// 32 numbers rounded to bf16, in their order. Denormals become 0, as everywhere in tiles.
-inline VecF round_to_pairs(VecF low, VecF high) {
-  VecF pairs;
-  asm("vcvtne2ps2bf16 %1, %2, %0" : "=v"(pairs) : "v"(low), "v"(high));
-  return pairs;
-}
-
 // Where a block's results will be stored: asked for line by line while it is made, since what is written was in no
 // cache and a store waits for its line. (Prompts of 512 through (3072,768): 1.1 times as fast.)
 struct Results {
