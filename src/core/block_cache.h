@@ -33,6 +33,10 @@ class BlockCache {
   void reset_peak();
   void release();  // all that is cached goes back to the system
 
+  // Keep others out for a while (core/fork.h).
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
+
  private:
   virtual void* system_allocate(std::int64_t bytes) = 0;  // null when there is none
   virtual void system_free(void* block, std::int64_t bytes) = 0;

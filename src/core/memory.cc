@@ -9,6 +9,7 @@
 #include "core/block_cache.h"
 #include "core/check.h"
 #include "core/cuda.h"
+#include "core/fork.h"
 #include "core/sanitizer.h"
 
 namespace coluber {
@@ -45,6 +46,7 @@ class HeapCache final : public BlockCache {
 
 HeapCache& cache() {
   static HeapCache& instance = *new HeapCache;  // never destroyed: tensors in static storage may outlive it
+  hold_across_forks<cache>();
   return instance;
 }
 

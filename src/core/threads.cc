@@ -1,5 +1,7 @@
 #include "core/threads.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -10,7 +12,6 @@
 #include <system_error>
 #include <thread>
 #include <vector>
-
 #ifdef __linux__
 #include <sched.h>
 #endif
@@ -75,6 +76,15 @@ class FlushDenormalsScope {
 
 thread_local bool inside_task = false;
 
+// How often this process was forked off since it first made a pool. A child has none of a pool's workers: there the
+// pool works on the calling thread alone.
+std::atomic<int> forks{0};
+
+void count_forks() {
+  [[maybe_unused]] static const int registered =
+      pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
+}
+
 }  // namespace
 
 struct ThreadPool::Impl {
@@ -88,6 +98,9 @@ struct ThreadPool::Impl {
   std::exception_ptr error;
   std::vector<std::thread> workers;
   int spins = kSpins;
+  const int made_after = forks.load(std::memory_order_relaxed);  // forks
+
+  bool has_threads() const { return forks.load(std::memory_order_relaxed) == made_after; }
 
   void run_share(int thread, int num_threads) {
     const std::int64_t begin = num_tasks * thread / num_threads;
@@ -104,6 +117,10 @@ struct ThreadPool::Impl {
   }
 
   void end() {
+    if (!has_threads()) {
+      new std::vector<std::thread>(std::move(workers));  // never destroyed: there is nothing to join
+      return;
+    }
     stop.store(true, std::memory_order_release);
     generation.fetch_add(1, std::memory_order_acq_rel);
     generation.notify_all();
@@ -126,6 +143,7 @@ struct ThreadPool::Impl {
 };
 
 ThreadPool::ThreadPool(int num_threads) : num_threads_(std::max(num_threads, 1)), impl_(std::make_unique<Impl>()) {
+  count_forks();
   if (num_threads_ > available_cores()) impl_->spins = kSpinsWhenOversubscribed;
   try {
     impl_->workers.reserve(static_cast<std::size_t>(num_threads_ - 1));
@@ -146,7 +164,7 @@ ThreadPool::~ThreadPool() {
 void ThreadPool::run_range(std::int64_t num_tasks, void* fn, RangeFn call) {
   if (num_tasks <= 0) return;
   FlushDenormalsScope denormals;
-  if (inside_task || num_threads_ == 1 || num_tasks == 1) {
+  if (inside_task || num_threads_ == 1 || num_tasks == 1 || !impl_->has_threads()) {
     call(fn, 0, num_tasks, 0);
     return;
   }

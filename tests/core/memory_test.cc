@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <thread>
 #include <vector>
 
@@ -9,6 +10,7 @@
 #include "coluber/tensor.h"
 #include "core/arena.h"
 #include "core/sanitizer.h"
+#include "tests/support/forked.h"
 #include "tests/support/tensors.h"
 
 namespace coluber {
@@ -117,6 +119,23 @@ TEST(Memory, EndsAndFreedBlocksAreKnownToAddressSanitizer) {
 #else
   GTEST_SKIP() << "a build with AddressSanitizer only";
 #endif
+}
+
+// A child has none of the threads that held a lock when it was made.
+TEST(Memory, IsThereInAForkedChildWhateverOtherThreadsDid) {
+  constexpr std::int64_t kBytes = 1 << 17;  // cached
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> others;
+  for (int i = 0; i < 3; ++i) {
+    others.emplace_back([&] {
+      while (!stop) allocate_cpu(kBytes);
+    });
+  }
+  bool works = true;
+  for (int i = 0; i < 100 && works; ++i) works = testing::true_in_child([] { return allocate_cpu(kBytes) != nullptr; });
+  stop = true;
+  for (std::thread& other : others) other.join();
+  EXPECT_TRUE(works);
 }
 
 }  // namespace

@@ -7,12 +7,14 @@
 #include <chrono>
 #include <cstdlib>
 #include <limits>
+#include <memory>
 #include <set>
 #include <stdexcept>
 #include <thread>
 #include <vector>
 
 #include "coluber/error.h"
+#include "tests/support/forked.h"
 
 namespace coluber {
 namespace {
@@ -26,6 +28,23 @@ TEST(ThreadPool, RunsEveryTaskOnce) {
       for (const auto& count : runs) ASSERT_EQ(count, 1);
     }
   }
+}
+
+TEST(ThreadPool, WorksInAForkedChild) {
+  const auto works = [](ThreadPool& pool) {
+    std::vector<int> runs(100);
+    pool.run(100, [&](std::int64_t task) { ++runs[static_cast<std::size_t>(task)]; });
+    return runs == std::vector<int>(100, 1);
+  };
+  auto pool = std::make_unique<ThreadPool>(3);
+  EXPECT_TRUE(works(*pool));
+  EXPECT_TRUE(testing::true_in_child([&] {
+    const bool with_parents = works(*pool);
+    pool.reset();
+    ThreadPool own(2);
+    return with_parents && works(own) && testing::true_in_child([&] { return works(own); });
+  }));
+  EXPECT_TRUE(works(*pool));
 }
 
 TEST(ThreadPool, SharesAreContiguousAndCoverAll) {

@@ -1,5 +1,8 @@
 """Models, states, sessions, training and arrays by device: what is refused without a GPU, and what runs on one."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 from native_support import TEXT, small_model
@@ -48,6 +51,27 @@ def test_without_a_gpu_one_sentence_says_why():
     ):
         with pytest.raises(NotImplementedError, match=r"^\[device\] cuda:0: "):
             call()
+
+
+@needs_gpu
+def test_a_forked_child_has_the_cpu():
+    held = on_gpu(np.ones((3, 4), np.float32))
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        try:
+            assert coluber.cuda_device_count() == 0 and "forked off" in coluber.cuda_unavailable_reason()
+            assert small_model().to("auto").device == "cpu"
+            with pytest.raises(NotImplementedError, match=r"^\[device\] cuda:0: this process was forked off .*spawn"):
+                small_model().to("cuda")
+            with pytest.raises(RuntimeError, match=r"^\[cuda\] "):
+                held.to("cpu")
+            del held
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert held.to("cpu").tolist() == np.ones((3, 4)).tolist()
 
 
 @needs_gpu

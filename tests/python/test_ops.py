@@ -1,6 +1,7 @@
 """The operators over numpy arrays: against a plain recurrence, by central differences, and by what ties them together."""
 
 import os
+import signal
 import threading
 
 import numpy as np
@@ -236,13 +237,31 @@ def test_eight_threads_at_once():
     assert not wrong
 
 
-def test_a_forked_child_computes():
-    x, weight = normal(64, 64, dtype=np.float32), normal(64, 64, dtype=np.float32)
-    want = ops.linear(x, weight)
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if np.array_equal(ops.linear(x, weight), want) else 1)
-    assert os.waitpid(child, 0)[1] == 0
+@pytest.mark.parametrize("others", [0, 3])
+def test_a_forked_child_computes(others):
+    x, weight = normal(256, 256, dtype=np.float32), normal(256, 256, dtype=np.float32)
+    want, stop = ops.linear(x, weight), threading.Event()
+
+    def work():
+        while not stop.is_set():
+            ops.linear(x, weight)
+
+    threads = [threading.Thread(target=work) for _ in range(others)]
+    for t in threads:
+        t.start()
+    statuses = []
+    for _ in range(1 + 10 * others):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            os._exit(0 if np.array_equal(ops.linear(x, weight), want) else 1)
+        statuses.append(os.waitpid(child, 0)[1])
+        if statuses[-1] != 0:
+            break
+    stop.set()
+    for t in threads:
+        t.join()
+    assert not any(statuses)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
 // Devices and streams of the CUDA runtime.
+#include <pthread.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -8,6 +10,7 @@
 #include "core/check.h"
 #include "core/cuda.h"
 #include "core/cuda/check.h"
+#include "core/cuda/forked.h"
 
 namespace coluber {
 namespace {
@@ -19,11 +22,14 @@ struct Devices {
   std::string reason;  // when there are none
 };
 
+std::atomic<bool> forked{false};  // off a process that had begun to use GPUs
+
 Devices find_devices() {
   Devices found;
   const cudaError_t result = cudaGetDeviceCount(&found.count);
   if (result == cudaSuccess && found.count > 0) {
     found.count = std::min(found.count, cuda::kMaxDevices);
+    pthread_atfork(nullptr, nullptr, [] { forked = true; });
     return found;
   }
   cudaGetLastError();
@@ -44,7 +50,10 @@ Devices find_devices() {
 
 const Devices& devices() {
   static const Devices found = find_devices();
-  return found;
+  static const Devices none{0,
+                            "this process was forked off one that had begun to use GPUs, which CUDA does not survive "
+                            "(start it by spawn)"};
+  return forked ? none : found;
 }
 
 }  // namespace
@@ -97,6 +106,10 @@ void* common_stream(int device) {
 }
 
 }  // namespace
+
+bool is_forked() {
+  return forked;
+}
 
 void check(cudaError_t result, std::string_view what) {
   if (result == cudaSuccess) return;

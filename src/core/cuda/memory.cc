@@ -8,6 +8,7 @@
 #include "core/check.h"
 #include "core/cuda.h"
 #include "core/cuda/check.h"
+#include "core/cuda/forked.h"
 
 namespace coluber::cuda {
 namespace {
@@ -95,7 +96,9 @@ std::shared_ptr<void> allocate(std::int64_t size_bytes, int device, DType dtype)
     block = cache.take(bytes);
   }
   if (block == nullptr) refuse_out_of_memory(size_bytes, device);
-  return std::shared_ptr<void>(block, [&cache, bytes](void* p) { cache.give(p, bytes); });
+  return std::shared_ptr<void>(block, [&cache, bytes](void* p) {
+    if (!is_forked()) cache.give(p, bytes);  // a child's copy of the handle: the memory is its parent's
+  });
 }
 
 MemoryStats memory_stats(int device) {

@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "core/cpu_features.h"
+#include "core/fork.h"
 #include "core/memory.h"
 #include "kernels/cpu/matmul_isa.h"
 
@@ -105,13 +106,18 @@ Product make_product(const Gemm<bfloat16>& p) {
   return {chosen, dnnl::matmul(chosen)};
 }
 
+std::mutex& products_mutex() {
+  static std::mutex mutex;
+  return mutex;
+}
+
 // Making a product takes oneDNN 0.1 to 1 ms, so they are kept; shapes repeat. Cleared when a caller has very many.
 Product product_for(const Gemm<bfloat16>& p) {
   constexpr std::size_t kMostProducts = 1024;
-  static std::mutex mutex;
+  hold_across_forks<products_mutex>();
   static auto& products = *new std::map<ProductKey, Product>;  // never destroyed: oneDNN may be gone by then
   const ProductKey key(p.m, p.n, p.k, p.lda, p.transpose_a, p.ldb, p.transpose_b, p.ldc, p.accumulate);
-  std::lock_guard lock(mutex);
+  const std::lock_guard lock(products_mutex());
   if (const auto it = products.find(key); it != products.end()) return it->second;
   if (products.size() >= kMostProducts) products.clear();
   return products.emplace(key, make_product(p)).first->second;
