@@ -25,6 +25,12 @@ Tensor swapped(const Tensor& tensor) {
   return tensor.defined() ? tensor.transpose(1, 2) : tensor;
 }
 
+// A result like (b,l,d), as torch gets it: (b,d,l), with channels as neighbours in memory.
+ExpectedResult channels_first(const Tensor& like) {
+  const std::int64_t b = like.size(0), l = like.size(1), d = like.size(2);
+  return {like, {b, d, l}, {l * d, 1, d}};
+}
+
 Tensor channels_last(std::string_view op, const Tensor& tensor, std::string_view name) {
   if (tensor.defined() && tensor.rank() != 3) refuse_shape(op, name, "(b,d,l)", tensor.shape());
   return swapped(tensor);
@@ -114,12 +120,13 @@ nb::tuple scan_forward(nb::handle u, nb::handle delta, nb::handle A, nb::handle 
                        nb::handle z, nb::handle delta_bias, bool softplus, nb::handle state_in, nb::handle cu_seqlens,
                        nb::handle resets, bool want_state, bool want_saved) {
   const Scan scan(u, delta, A, B, C, D, z, delta_bias, softplus, state_in, cu_seqlens, resets);
+  const ExpectedResult result = channels_first(scan.args.u);
   Tensor y, state;
   ops::SelectiveScanSaved saved;
   run_on(scan.args.u.device(), [&](Context& ctx) {
     y = ops::selective_scan_forward(ctx, scan.args, want_state ? &state : nullptr, want_saved ? &saved : nullptr);
   });
-  return nb::make_tuple(give_as(swapped(y), u), scan.give_state(state), give(saved.checkpoints));
+  return nb::make_tuple(scan.from.give_as_first(swapped(y)), scan.give_state(state), give(saved.checkpoints));
 }
 
 // Gradients of u, delta, A, B, C, D, z, delta_bias and the initial state, None where there was no input.
@@ -185,10 +192,11 @@ struct Conv {
 nb::tuple conv_forward(nb::handle x, nb::handle weight, nb::handle bias, bool silu, nb::handle state_in,
                        nb::handle cu_seqlens, nb::handle resets, bool want_state) {
   const Conv conv(x, weight, bias, silu, state_in, cu_seqlens, resets);
+  const ExpectedResult result = channels_first(conv.args.x);
   Tensor y, state;
   run_on(conv.args.x.device(),
          [&](Context& ctx) { y = ops::causal_conv1d_forward(ctx, conv.args, want_state ? &state : nullptr); });
-  return nb::make_tuple(give_as(swapped(y), x), give_as(state, x));
+  return nb::make_tuple(conv.from.give_as_first(swapped(y)), give_as(state, x));
 }
 
 // Gradients of x, weight, bias and the initial states.

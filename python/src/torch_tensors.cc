@@ -26,12 +26,14 @@ struct TorchFunctions {
   PyObject* tensor_type = nullptr;
   PyObject* parameter_type = nullptr;
   PyObject* empty = nullptr;
+  PyObject* empty_strided = nullptr;
   PyObject* as_strided = nullptr;   // in place
   PyObject* raw_stream = nullptr;   // handle of the current stream of a device; null where torch has no CUDA
   PyObject* empty_names = nullptr;  // ("dtype", "device")
   std::array<PyObject*, kNumDTypes> dtypes{};
   std::array<PyObject*, cuda::kMaxDevices> devices{};
   PyObject* is_neg = nullptr;
+  PyObject* is_complex = nullptr;
 };
 
 TorchFunctions& torch_functions() {
@@ -51,9 +53,17 @@ nb::object call(PyObject* function, nb::handle argument) {
   return nb::steal(result);
 }
 
-// A torch tensor of one axis that a block of memory belongs to: the deleter of what TorchAllocator gives.
+struct Form {
+  Shape shape, strides;  // in elements
+
+  bool is_of(const Tensor& tensor) const { return shape == tensor.shape() && strides == tensor.strides(); }
+};
+
+// A torch tensor that a block of memory belongs to, of one axis where it has no form: the deleter of what
+// TorchAllocator gives.
 struct TorchMemory {
   PyObject* tensor;
+  std::optional<Form> form;
   mutable bool given = false;  // to torch, as a tensor of its shape
 
   void operator()(void*) const {
@@ -72,26 +82,37 @@ PyObject* device_object(int index) {
   return device;
 }
 
+nb::tuple tuple_of(const Shape& shape) {
+  nb::object tuple = nb::steal(PyTuple_New(shape.rank()));
+  for (int axis = 0; axis < shape.rank(); ++axis) PyTuple_SetItem(tuple.ptr(), axis, PyLong_FromLongLong(shape[axis]));
+  return nb::borrow<nb::tuple>(tuple);
+}
+
+thread_local const ExpectedResult* expected_result = nullptr;
+
 class TorchAllocator final : public cuda::Allocator {
  public:
   std::shared_ptr<void> allocate(std::int64_t size_bytes, int device, DType dtype) override {
     const nb::gil_scoped_acquire gil;
     const TorchFunctions& torch = torch_functions();
     const std::int64_t item = dtype_size(dtype);
-    const nb::int_ count((size_bytes + item - 1) / item);
-    PyObject* const arguments[] = {count.ptr(), torch.dtypes.at(static_cast<std::size_t>(dtype)),
-                                   device_object(device)};
-    PyObject* const tensor = PyObject_Vectorcall(torch.empty, arguments, 1, torch.empty_names);
-    if (tensor == nullptr) throw nb::python_error();
-    std::shared_ptr<void> memory;
-    try {
-      void* const data = reinterpret_cast<void*>(nb::cast<std::uintptr_t>(nb::handle(tensor).attr("data_ptr")()));
-      memory = std::shared_ptr<void>(data, TorchMemory{tensor});
-    } catch (...) {
-      Py_DECREF(tensor);
-      throw;
+    PyObject* const how[] = {torch.dtypes.at(static_cast<std::size_t>(dtype)), device_object(device)};
+    std::optional<Form> form;
+    if (expected_result != nullptr && expected_result->fits(size_bytes, dtype))
+      form = {expected_result->shape(), expected_result->strides()};
+    nb::object tensor;
+    if (form) {
+      const nb::tuple shape = tuple_of(form->shape), strides = tuple_of(form->strides);
+      PyObject* const arguments[] = {shape.ptr(), strides.ptr(), how[0], how[1]};
+      tensor = nb::steal(PyObject_Vectorcall(torch.empty_strided, arguments, 2, torch.empty_names));
+    } else {
+      const nb::int_ count((size_bytes + item - 1) / item);
+      PyObject* const arguments[] = {count.ptr(), how[0], how[1]};
+      tensor = nb::steal(PyObject_Vectorcall(torch.empty, arguments, 1, torch.empty_names));
     }
-    return memory;
+    if (!tensor.is_valid()) throw nb::python_error();
+    void* const data = reinterpret_cast<void*>(nb::cast<std::uintptr_t>(tensor.attr("data_ptr")()));
+    return std::shared_ptr<void>(data, TorchMemory{tensor.release().ptr(), form});
   }
 };
 
@@ -100,19 +121,17 @@ TorchAllocator& torch_allocator() {
   return allocator;
 }
 
-nb::tuple tuple_of(const Shape& shape) {
-  nb::object tuple = nb::steal(PyTuple_New(shape.rank()));
-  for (int axis = 0; axis < shape.rank(); ++axis) PyTuple_SetItem(tuple.ptr(), axis, PyLong_FromLongLong(shape[axis]));
-  return nb::borrow<nb::tuple>(tuple);
-}
-
 // The torch tensor that the memory of `tensor` belongs to, in its shape.
 nb::object torch_tensor_of(const TorchMemory& memory, const Tensor& tensor) {
   const auto* const begin = static_cast<const char*>(tensor.memory().get());
   const std::int64_t offset = (static_cast<const char*>(tensor.raw()) - begin) / dtype_size(tensor.dtype());
+  const nb::handle own = memory.tensor;
+  if (!memory.given && offset == 0 && memory.form && memory.form->is_of(tensor)) {
+    memory.given = true;
+    return nb::borrow(own);
+  }
   const nb::tuple shape = tuple_of(tensor.shape()), strides = tuple_of(tensor.strides());
   const nb::int_ at(offset);
-  const nb::handle own = memory.tensor;
   if (memory.given) return own.attr("as_strided")(shape, strides, at).attr("detach")();
   memory.given = true;
   PyObject* const arguments[] = {own.ptr(), shape.ptr(), strides.ptr(), at.ptr()};
@@ -186,6 +205,19 @@ TorchScope::TorchScope(const Tensor& tensor) {
   allocator_.emplace(torch_allocator());
 }
 
+ExpectedResult::ExpectedResult(const Tensor& like, const Shape& shape, const Shape& strides)
+    : bytes_(std::max<std::int64_t>(like.size_bytes(), 1)),
+      dtype_(like.dtype()),
+      shape_(shape),
+      strides_(strides),
+      before_(expected_result) {
+  expected_result = this;
+}
+
+ExpectedResult::~ExpectedResult() {
+  expected_result = before_;
+}
+
 Tensor borrow(nb::handle tensor, std::string_view name, Borrowed how_long) {
   if (tensor.is_none()) return {};
   const TorchFunctions& torch = torch_functions();
@@ -216,7 +248,11 @@ Borrower::Borrower(std::string_view op, nb::handle first, std::string_view name,
   first_ = borrow(first, name, how_long_);
   if (!dtype_is_float(first_.dtype())) refuse_dtype(op, name, "a floating dtype", first_.dtype());
   if (is_half(first_.dtype()) && (first_.device().is_cpu() || !all_of_one_dtype(first, activations)))
-    first_ = widened(first, name, how_long_);
+    first_ = widened(first, name, how_long_), widened_ = first;
+}
+
+nb::object Borrower::give_as_first(const Tensor& result) const {
+  return widened_.is_valid() ? give_as(result, widened_) : give(result);
 }
 
 void Borrower::check(const Tensor& tensor, std::string_view name, DType expected) const {
@@ -266,7 +302,10 @@ Tensor borrow_writable(nb::handle tensor, std::string_view name) {
 }
 
 bool is_complex(nb::handle tensor) {
-  return !tensor.is_none() && nb::cast<bool>(tensor.attr("is_complex")());
+  if (tensor.is_none()) return false;
+  PyObject* const answer = call_one(torch_functions().is_complex, tensor);
+  if (answer == nullptr) PyErr_Clear();  // it is no tensor, which is refused later
+  return nb::steal(answer).is(nb::handle(Py_True));
 }
 
 nb::object give(const Tensor& tensor) {
@@ -308,7 +347,9 @@ void set_torch(nb::module_ torch) {
   functions.parameter_type = hold(torch.attr("nn").attr("Parameter"));
   functions.exchange = exchange_api(tensor);
   functions.is_neg = hold(tensor.attr("is_neg"));
+  functions.is_complex = hold(tensor.attr("is_complex"));
   functions.empty = hold(torch.attr("empty"));
+  functions.empty_strided = hold(torch.attr("empty_strided"));
   functions.as_strided = hold(tensor.attr("as_strided_"));
   if (nb::hasattr(c, "_cuda_getCurrentRawStream")) functions.raw_stream = hold(c.attr("_cuda_getCurrentRawStream"));
   functions.empty_names = hold(nb::make_tuple("dtype", "device"));

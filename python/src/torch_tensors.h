@@ -25,6 +25,27 @@ class TorchScope {
   OwnersStream owners_stream_;
 };
 
+// While it lives, a block that this thread takes from torch's allocator for as many numbers as `like` has, of its
+// dtype, is a torch tensor of these extents and strides from the start: a result that is given in that form needs no
+// more calls of torch.
+class ExpectedResult {
+ public:
+  ExpectedResult(const Tensor& like, const Shape& shape, const Shape& strides);
+  ~ExpectedResult();
+  ExpectedResult(const ExpectedResult&) = delete;
+  ExpectedResult& operator=(const ExpectedResult&) = delete;
+
+  bool fits(std::int64_t size_bytes, DType dtype) const { return size_bytes == bytes_ && dtype == dtype_; }
+  const Shape& shape() const { return shape_; }
+  const Shape& strides() const { return strides_; }
+
+ private:
+  std::int64_t bytes_;
+  DType dtype_;
+  Shape shape_, strides_;
+  const ExpectedResult* before_;
+};
+
 // Runs f(ctx) for tensors of `device`. On the CPU without the GIL. On a GPU with it: work is queued there, not waited
 // for, and torch's allocator wants the GIL for each block.
 template <class F>
@@ -55,6 +76,8 @@ class Borrower {
   // A matrix product's weight, which may stay in 16 bits.
   Tensor weight(nb::handle tensor, std::string_view name) const;
   const Tensor& first() const { return first_; }
+  // A result in the dtype of first(), as a torch tensor in the dtype that the first input came in.
+  nb::object give_as_first(const Tensor& result) const;
 
  private:
   void check(const Tensor& tensor, std::string_view name, DType expected) const;
@@ -62,6 +85,7 @@ class Borrower {
   std::string_view op_;
   Borrowed how_long_;
   Tensor first_;
+  nb::handle widened_;  // the first input where first() is not of its dtype
 };
 
 // Any dtype, as it is.
