@@ -69,7 +69,7 @@ class SamplingCuda : public CudaKernel {};
 TEST_F(SamplingCuda, IdsOfTheSampler) {
   std::vector<SamplingOptions> all;
   for (const double temperature : {0.0, 0.7, 1.0, 3.0})
-    for (const std::int64_t top_k : {0, 1, 7, 50, 100000})
+    for (const std::int64_t top_k : {0, 1, 7, 50, 700, 100000})
       for (const double top_p : {1.0, 0.9, 0.2, 1e-9})
         for (const double min_p : {0.0, 0.05})
           for (const double penalty : {1.0, 1.3}) all.push_back({temperature, top_k, top_p, min_p, penalty, false, 11});
@@ -91,8 +91,9 @@ TEST_F(SamplingCuda, EqualLogits) {
   const std::int64_t v = 5000;
   const Tensor logits = Tensor::full({1, v}, 2.5, DType::kF32), there = logits.to(kGpu);
   const Tensor ids = Tensor::zeros({1}, DType::kI32, kGpu);
-  for (const SamplingOptions& options : {SamplingOptions{.top_k = 1234, .seed = 1}, SamplingOptions{.top_p = 0.3},
-                                         SamplingOptions{.top_k = 1234, .top_p = 0.5}}) {
+  for (const SamplingOptions& options :
+       {SamplingOptions{.top_k = 1234, .seed = 1}, SamplingOptions{.top_p = 0.3},
+        SamplingOptions{.top_k = 100, .top_p = 0.5}, SamplingOptions{.top_k = 1234, .top_p = 0.5}}) {
     Sampler sampler(options, v, 2);
     const ops::RowSampler device(1, v, kGpu);
     device.set({row_of(options, 2)}, {{}});

@@ -2,9 +2,11 @@
 // byte of a threshold that top_k or top_p look for, and for the draw. A warp has a segment of neighbouring ids, so that
 // what goes by order of id is a sum over warps and one warp's walk.
 //
-// Both truncations keep the fewest of the largest logits whose amounts (1, or the weight) reach a number. The last one
-// kept is found byte by byte from the top of the logit's bits, by a histogram of amounts over the values of a byte;
-// among equal logits lower ids come first. Amounts are whole numbers: atomics on them have no order.
+// Both truncations keep the fewest of the largest logits whose amounts (1, or the weight) reach a number; among equal
+// logits lower ids come first. Where a bound leaves few candidates, as it does for a usual top_k and a model that has
+// learnt something, they are listed in shared memory and each adds up what comes before it. Else the last one kept is
+// found byte by byte from the top of the logit's bits, by a histogram of amounts over the values of a byte. Amounts are
+// whole numbers: atomics on them have no order.
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/common/philox.cuh"
 #include "kernels/cuda/common/warp.cuh"
@@ -15,6 +17,7 @@ namespace {
 
 constexpr int kThreads = 1024, kWarps = kThreads / 32;
 constexpr int kByteValues = 256;
+constexpr int kMostListed = 512;
 constexpr double kWeightOne = 0x1p44;
 using Amount = unsigned long long;  // what atomics take
 
@@ -51,6 +54,10 @@ struct Shared {
   int largest_id[kWarps];
   Amount wanted, found;  // of a byte: still to reach in its bin, and what is there
   int byte, last_id, drawn;
+  // Candidates, in no order.
+  std::uint64_t keys[kMostListed], cut_key;
+  Amount amounts[kMostListed];
+  int ids[kMostListed], count;
 };
 
 // Of all threads, in each of them.
@@ -62,17 +69,22 @@ __device__ Amount block_sum(Amount x, Shared& s) {
   return warp_sum(s.parts[threadIdx.x % 32]);
 }
 
-// Lanes with one value together: one atomic for all of them. Called by whole warps.
+// Lanes with one value together: one atomic for all of them. Called by whole warps. kWeighted: amounts are not all 1.
+template <bool kWeighted>
 __device__ void add_to_bins(Amount* bins, bool in, int value, Amount amount) {
   const unsigned active = __ballot_sync(~0u, in);
   if (!in) return;
   const unsigned peers = __match_any_sync(active, value);
+  const bool first = static_cast<int>(threadIdx.x % 32) == __ffs(static_cast<int>(peers)) - 1;
+  if constexpr (!kWeighted) {
+    if (first) atomicAdd(bins + value, static_cast<Amount>(__popc(peers)));
+    return;
+  }
   // Weights have 45 bits: three parts whose sums over a warp fit.
   const Amount low = __reduce_add_sync(peers, static_cast<unsigned>(amount & 0xffff)),
                middle = __reduce_add_sync(peers, static_cast<unsigned>(amount >> 16 & 0xffff)),
                high = __reduce_add_sync(peers, static_cast<unsigned>(amount >> 32));
-  if (static_cast<int>(threadIdx.x % 32) == __ffs(static_cast<int>(peers)) - 1)
-    atomicAdd(bins + value, low + (middle << 16) + (high << 32));
+  if (first) atomicAdd(bins + value, low + (middle << 16) + (high << 32));
 }
 
 // The highest byte value at which the amounts of it and of higher ones reach s.wanted. By the first warp.
@@ -144,7 +156,9 @@ __device__ Cut narrowed(const Row& row, const Cut& cut, Amount wanted, const std
       const int id = base + lane;
       const std::uint64_t key = id < row.end ? ordered(row.logit(id)) : 0;
       const bool in = id < row.end && (key & mask) == prefix && cut.keeps(key, id);
-      add_to_bins(s.bins, in, static_cast<int>(key >> shift & 0xff), !in ? 0 : weights == nullptr ? 1 : weights[id]);
+      const auto value = static_cast<int>(key >> shift & 0xff);
+      weights == nullptr ? add_to_bins<false>(s.bins, in, value, 1)
+                         : add_to_bins<true>(s.bins, in, value, in ? weights[id] : 0);
     }
     __syncthreads();
     if (threadIdx.x < 32) choose_byte(s);
@@ -154,7 +168,7 @@ __device__ Cut narrowed(const Row& row, const Cut& cut, Amount wanted, const std
     if (s.wanted == s.found) return prefix > cut.key ? Cut{prefix, INT32_MAX} : cut;  // all that begin so
   }
   const Amount left = s.wanted;
-  __syncthreads();  // all have read s.found
+  __syncthreads();           // all have read s.found
   if (weights != nullptr) {  // equal logits have equal weights
     for (int id = row.begin + lane; id < row.end; id += 32)
       if (ordered(row.logit(id)) == prefix && cut.keeps(prefix, id)) s.found = weights[id];
@@ -164,6 +178,63 @@ __device__ Cut narrowed(const Row& row, const Cut& cut, Amount wanted, const std
   __syncthreads();
   const Amount each = s.found;
   return {prefix, id_of_rank(row, cut, prefix, (left + each - 1) / each, s)};
+}
+
+// Lists the ids of which test(key, id); returns how many there are, of which the first kMostListed are listed.
+template <class Test>
+__device__ int list_candidates(const Row& row, Test&& test, const std::uint64_t* weights, Shared& s) {
+  __syncthreads();
+  if (threadIdx.x == 0) s.count = 0;
+  __syncthreads();
+  for (int id = row.begin + static_cast<int>(threadIdx.x % 32); id < row.end; id += 32) {
+    const std::uint64_t key = ordered(row.logit(id));
+    if (!test(key, id)) continue;
+    const int at = atomicAdd(&s.count, 1);
+    if (at >= kMostListed) continue;
+    s.keys[at] = key;
+    s.ids[at] = id;
+    s.amounts[at] = weights == nullptr ? 1 : weights[id];
+  }
+  __syncthreads();
+  return s.count;
+}
+
+// narrowed() of the listed ones.
+__device__ Cut narrowed_list(int count, Amount wanted, Shared& s) {
+  if (threadIdx.x < count) {
+    const std::uint64_t key = s.keys[threadIdx.x];
+    const int id = s.ids[threadIdx.x];
+    const Amount own = s.amounts[threadIdx.x];
+    Amount before = 0;
+    for (int j = 0; j < count; ++j)
+      if (s.keys[j] > key || (s.keys[j] == key && s.ids[j] < id)) before += s.amounts[j];
+    if (before < wanted && wanted <= before + own) {
+      s.cut_key = key;
+      s.last_id = id;
+    }
+  }
+  __syncthreads();
+  return {s.cut_key, s.last_id};
+}
+
+// A key that at least `k` ids reach, k at most kThreads: the upper bytes of the k-th of the largest of each thread.
+__device__ std::uint64_t floor_of_top(const Row& row, Amount k, Shared& s) {
+  std::uint64_t best = 0, prefix = 0, mask = 0;
+  for (int id = row.begin + static_cast<int>(threadIdx.x % 32); id < row.end; id += 32)
+    best = max(best, ordered(row.logit(id)));
+  __syncthreads();
+  if (threadIdx.x == 0) s.wanted = k;
+  for (int shift = 56; shift >= 40; shift -= 8) {
+    if (threadIdx.x < kByteValues) s.bins[threadIdx.x] = 0;
+    __syncthreads();
+    add_to_bins<false>(s.bins, (best & mask) == prefix, static_cast<int>(best >> shift & 0xff), 1);
+    __syncthreads();
+    if (threadIdx.x < 32) choose_byte(s);
+    __syncthreads();
+    prefix |= static_cast<std::uint64_t>(s.byte) << shift;
+    mask |= std::uint64_t{0xff} << shift;
+  }
+  return prefix;
 }
 
 struct Largest {
@@ -235,10 +306,48 @@ __device__ double uniform53(const SamplingRow& how) {
   return static_cast<double>((static_cast<std::uint64_t>(words.x) << 32 | words.y) >> 11) * 0x1p-53;
 }
 
+// What top_k keeps; listed: how many candidates there are in the list, or 0.
+__device__ Cut cut_of_top_k(const Row& row, Amount k, int* listed, Shared& s) {
+  *listed = 0;
+  if (k > kMostListed) return narrowed(row, {}, k, nullptr, s);
+  const std::uint64_t floor = floor_of_top(row, k, s);
+  const int count = list_candidates(
+      row, [&](std::uint64_t key, int) { return key >= floor; }, nullptr, s);
+  if (count > kMostListed) return narrowed(row, {}, k, nullptr, s);
+  *listed = count;
+  return narrowed_list(count, k, s);
+}
+
+// What top_p keeps of `cut`: the largest whose weights reach `wanted`.
+__device__ Cut cut_of_top_p(const Row& row, const Cut& cut, Amount wanted, const std::uint64_t* weights, int listed,
+                            Shared& s) {
+  if (listed > 0) {
+    if (threadIdx.x < listed) {
+      const int id = s.ids[threadIdx.x];
+      s.amounts[threadIdx.x] = cut.keeps(s.keys[threadIdx.x], id) ? weights[id] : 0;
+    }
+    __syncthreads();
+    return narrowed_list(listed, wanted, s);
+  }
+  for (const int bits : {41, 38, 34}) {  // do ids of a weight of 1/8, 1/64, 1/1024 reach it?
+    const std::uint64_t least = std::uint64_t{1} << bits;
+    Amount sum = 0;
+    for (int id = row.begin + static_cast<int>(threadIdx.x % 32); id < row.end; id += 32)
+      if (weights[id] >= least) sum += weights[id];
+    if (block_sum(sum, s) < wanted) continue;
+    const int count = list_candidates(
+        row, [&](std::uint64_t, int id) { return weights[id] >= least; }, weights, s);
+    if (count > kMostListed) break;
+    return narrowed_list(count, wanted, s);
+  }
+  return narrowed(row, cut, wanted, weights, s);
+}
+
 __device__ int draw(const Row& row, const SamplingRow& how, int v, double largest, std::uint64_t* weights, Shared& s) {
   const int lane = threadIdx.x % 32;
   Cut cut;
-  if (how.top_k > 0 && how.top_k < v) cut = narrowed(row, cut, static_cast<Amount>(how.top_k), nullptr, s);
+  int listed = 0;
+  if (how.top_k > 0 && how.top_k < v) cut = cut_of_top_k(row, static_cast<Amount>(how.top_k), &listed, s);
   // Weights of what `cut` keeps, of at least min_p; elsewhere 0. The sum of this thread's.
   auto weigh = [&](double min_p) {
     Amount sum = 0;
@@ -256,7 +365,7 @@ __device__ int draw(const Row& row, const SamplingRow& how, int v, double larges
   Amount total = block_sum(own, s);
   if (!whole) {
     const auto wanted = static_cast<Amount>(ceil(how.top_p * static_cast<double>(total)));
-    cut = narrowed(row, cut, max(Amount{1}, min(wanted, total)), weights, s);
+    cut = cut_of_top_p(row, cut, max(Amount{1}, min(wanted, total)), weights, listed, s);
     own = weigh(how.min_p);
     total = block_sum(own, s);
   }
