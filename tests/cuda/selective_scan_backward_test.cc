@@ -168,6 +168,18 @@ TEST_F(CudaSelectiveScanBackward, Pieces) {
        {.name = "two rows", .l = 999, .d = 136, .reverse = true, .state = true, .resets = true, .checkpoints = true}});
 }
 
+// The first pass over a piece stops where nothing behind reaches its begin.
+TEST_F(CudaSelectiveScanBackward, PiecesForgotten) {
+  check_all({{.name = "forgotten", .b = 1, .l = 6000, .d = 72, .state = true, .checkpoints = true, .quick = true},
+             {.name = "forgotten, reverse",
+              .l = 5999,
+              .d = 64,
+              .reverse = true,
+              .resets = true,
+              .checkpoints = true,
+              .quick = true}});
+}
+
 // More blocks than run at once, by a fraction of a wave: pieces of a sequence one after the other.
 TEST_F(CudaSelectiveScanBackward, PiecesInTurn) {
   check_all({{.name = "in turn", .b = 150, .l = 160, .d = 16, .state = true, .resets = true, .checkpoints = true},

@@ -132,6 +132,12 @@ TEST_F(CudaSelectiveScanForward, Pieces) {
        {.name = "in place", .l = 999, .d = 72, .reverse = true, .state = true, .in_place = true, .resets = true}});
 }
 
+// The first pass over a piece stops where nothing before reaches its end.
+TEST_F(CudaSelectiveScanForward, PiecesForgotten) {
+  check_all({{.name = "forgotten", .b = 1, .l = 3000, .d = 72, .state = true, .checkpoints = true, .quick = true},
+             {.name = "forgotten, reverse", .l = 2999, .d = 64, .reverse = true, .resets = true, .quick = true}});
+}
+
 TEST_F(CudaSelectiveScanForward, Packed) {
   check_all(packed_cases());
 }

@@ -1,6 +1,7 @@
 // Backward of selective_scan: memory and segments of a call, and the choice between the kernel in tiles and the one
 // for any shape.
 #include <numeric>
+#include <utility>
 
 #include "kernels/cuda/common/partial_sums.cuh"
 #include "kernels/cuda/selective_scan_backward_any.cuh"
@@ -26,18 +27,15 @@ std::int64_t shared_limit(int device) {
   return bytes;
 }
 
-// Warps of a block of the tiled kernel, or 0: not for it.
+// Scan warps of a block of the tiled kernel, or 0: not for it.
 template <class T>
 int tiled_warps(const Stream& stream, const SelectiveScanParams<T, float>& p,
                 const SelectiveScanGradParams<T, float>& g) {
-  constexpr std::int64_t kPair = 2 * sizeof(T);
-  auto narrow = [&](const auto& view) { return !view || std::abs(view.strides[1]) < (std::int64_t{1} << 26); };
-  const bool fits = narrow(p.u) && narrow(p.dt) && narrow(p.z) && narrow(g.grad_y) && narrow(g.grad_u) &&
-                    narrow(g.grad_dt) && narrow(g.grad_z) && p.u.shape[1] < (std::int64_t{1} << 30) && !p.is_complex &&
-                    p.n == kGradStates && !p.B_is_constant && !p.C_is_constant && p.d % 8 == 0 &&
-                    rows_aligned(p.u, 16) && rows_aligned(p.dt, 16) && rows_aligned(p.z, 16) &&
-                    rows_aligned(g.grad_y, 16) && rows_aligned(p.B, 2 * kPair) && rows_aligned(p.C, 2 * kPair) &&
-                    rows_aligned(g.grad_u, kPair) && rows_aligned(g.grad_dt, kPair) && rows_aligned(g.grad_z, kPair);
+  const bool fits = p.u.shape[1] < (std::int64_t{1} << 30) && !p.is_complex && p.n == kGradStates && !p.B_is_constant &&
+                    !p.C_is_constant && p.d % 8 == 0 && rows_aligned(p.u, 16) && rows_aligned(p.dt, 16) &&
+                    rows_aligned(p.z, 16) && rows_aligned(g.grad_y, 16) && rows_aligned(p.B, 4 * sizeof(T)) &&
+                    rows_aligned(p.C, 4 * sizeof(T)) && rows_aligned(g.grad_u, 16) && rows_aligned(g.grad_dt, 16) &&
+                    rows_aligned(g.grad_z, 16);
   const std::int64_t limit = shared_limit(stream.device);
   for (int warps = kMostWarps; fits && warps >= 4; warps /= 2) {
     auto whole = [&](std::int64_t groups) { return groups == 1 || p.d / groups % (warps * kWarpChannels) == 0; };
@@ -70,16 +68,14 @@ struct Plan {
     segment.slab = scratch.template allocate<float>(segment.chunks * chunk_numbers);
     if (segment.chunks < chunks || carries)
       for (float*& to : carry) to = scratch.template allocate<float>(scan_slots(p) * p.d * width);
-    auto zeros = [&](std::int64_t planes) {
-      float* to = scratch.template allocate<float>(parts * planes * p.d);
-      check(cudaMemsetAsync(to, 0, static_cast<std::size_t>(parts * planes * p.d) * 4, handle_of(stream)),
-            "cudaMemsetAsync");
-      return to;
-    };
-    sums.A = zeros(width + 1);
-    sums.dt_bias = zeros(1);
-    if (p.B_is_constant) sums.B = zeros(width);
-    if (p.C_is_constant) sums.C = zeros(width);
+    const std::int64_t plane = parts * p.d, constants = int{p.B_is_constant} + int{p.C_is_constant};
+    const std::int64_t zeros = plane * (width + 2 + constants * width);
+    sums.A = scratch.template allocate<float>(zeros);
+    check(cudaMemsetAsync(sums.A, 0, static_cast<std::size_t>(zeros) * 4, handle_of(stream)), "cudaMemsetAsync");
+    sums.dt_bias = sums.A + plane * (width + 1);
+    float* constant = sums.dt_bias + plane;
+    if (p.B_is_constant) sums.B = std::exchange(constant, constant + plane * width);
+    if (p.C_is_constant) sums.C = constant;
   }
 
   // Segments from the last to the first; launch(segment, carry_out) runs the kernels of one.
@@ -93,15 +89,19 @@ struct Plan {
       now.carry = carry[turn];
       launch(now, carry[turn ^ 1]);
       const std::int64_t width = width_B() + width_C();
-      if (width_B() > 0) add_slab(stream, now, g.grad_B, 0, width, p.reverse);
-      if (width_C() > 0) add_slab(stream, now, g.grad_C, width_B(), width, p.reverse);
+      ScanCoefficientPair<T> slabs;
+      if (width_B() > 0) slabs.of[0] = slab_sums(now, g.grad_B, 0, width, p.reverse);
+      if (width_C() > 0) slabs.of[1] = slab_sums(now, g.grad_C, width_B(), width, p.reverse);
+      add_coefficients(stream, slabs);
     }
     const std::int64_t width = scan_width(p);
     add_partial_sums(stream,
                      {sums.A, parts, p.d, width, g.grad_A.data, g.grad_A.strides[1], g.grad_A.strides[0], g.grad_D});
     add_partial_sums(stream, {sums.dt_bias, parts, p.d, 0, nullptr, 0, 0, g.grad_dt_bias});
-    if (p.B_is_constant) add_constant(stream, sums.B, parts, g.grad_B);
-    if (p.C_is_constant) add_constant(stream, sums.C, parts, g.grad_C);
+    ScanCoefficientPair<T> constants;
+    if (p.B_is_constant) constants.of[0] = constant_sums(sums.B, parts, g.grad_B);
+    if (p.C_is_constant) constants.of[1] = constant_sums(sums.C, parts, g.grad_C);
+    add_coefficients(stream, constants);
   }
 };
 
@@ -189,8 +189,8 @@ void run_tiled(const Stream& stream, Plan<T>& plan, int warps) {
   prepare(selective_scan_bwd_tiled<T, false>, false);
   prepare(selective_scan_bwd_tiled<T, true>, true);
   int at_once = 0;  // blocks of a multiprocessor
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, selective_scan_bwd_tiled<T, false>, warps * 32,
-                                                      shared_of(false)),
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, selective_scan_bwd_tiled<T, false>,
+                                                      warps * kThreadsOfWarp, shared_of(false)),
         "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
   const Cut cut = choose_cut(blocks, divide_up(p.u.shape[0] * p.u.shape[1] / slots, kScanChunk),
                              std::int64_t{at_once} * multiprocessors(stream.device));
@@ -207,10 +207,12 @@ void run_tiled(const Stream& stream, Plan<T>& plan, int warps) {
     pieces.tickets = pieces.turns + blocks;
   }
   auto launch = [&](auto* kernel, bool ends_only, const ScanSegment& segment, float* carry_out) {
-    const auto grid = static_cast<unsigned>(blocks * (cut.pieces - (ends_only ? 1 : 0)));
-    kernel<<<grid, static_cast<unsigned>(warps * 32), shared_of(ends_only), handle_of(stream)>>>(
-        p, plan.g, plan.checkpoints, segment, pieces, plan.sums, carry_out);
-    check_launch("selective_scan_bwd_tiled");
+    LaunchShape shape;
+    shape.grid = static_cast<unsigned>(blocks * (cut.pieces - (ends_only ? 1 : 0)));
+    shape.threads = static_cast<unsigned>(warps * kThreadsOfWarp);
+    shape.shared_bytes = shared_of(ends_only);
+    shape.early = side_by_side && !ends_only;  // behind pass one
+    launch_dependent(kernel, shape, stream, p, plan.g, plan.checkpoints, segment, pieces, plan.sums, carry_out);
   };
   plan.run(stream, [&](const ScanSegment& segment, float* carry_out) {
     if (side_by_side) launch(selective_scan_bwd_tiled<T, true>, true, segment, carry_out);

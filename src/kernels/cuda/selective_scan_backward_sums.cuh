@@ -5,8 +5,10 @@
 // them in a slab, one more kernel adds the blocks of a group in order. Segments bound the slab's memory.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
+#include "kernels/cuda/common/dependent_launch.cuh"
 #include "kernels/cuda/selective_scan_common.cuh"
 
 namespace coluber::cuda {
@@ -39,9 +41,18 @@ struct ScanCoefficientSums {
   bool reverse = false;
 };
 
+// Of B and of C; positions: none where there are no sums.
+template <class T>
+struct ScanCoefficientPair {
+  ScanCoefficientSums<T> of[2];
+};
+
 // A thread has one number of one token and group.
 template <class T>
-__global__ void __launch_bounds__(256) selective_scan_bwd_coefficients(const ScanCoefficientSums<T> s) {
+__global__ void __launch_bounds__(256)
+    selective_scan_bwd_coefficients(const __grid_constant__ ScanCoefficientPair<T> pair) {
+  const ScanCoefficientSums<T>& s = pair.of[blockIdx.y];
+  wait_for_inputs();
   const std::int64_t rows = s.out.shape[0], groups = s.out.shape[2];
   const int width = static_cast<int>(s.out.shape[3]);
   const std::int64_t i = blockIdx.x * std::int64_t{256} + threadIdx.x;
@@ -58,18 +69,23 @@ __global__ void __launch_bounds__(256) selective_scan_bwd_coefficients(const Sca
 }
 
 template <class T>
-void add_coefficients(const Stream& stream, const ScanCoefficientSums<T>& s) {
-  const std::int64_t numbers = s.out.shape[0] * s.count * s.out.shape[2] * s.out.shape[3];
-  selective_scan_bwd_coefficients<T><<<static_cast<unsigned>(divide_up(numbers, 256)), 256, 0, handle_of(stream)>>>(s);
-  check_launch("selective_scan_bwd_coefficients");
+void add_coefficients(const Stream& stream, const ScanCoefficientPair<T>& pair) {
+  std::int64_t most = 0;
+  for (const auto& s : pair.of)
+    most = std::max(most, s.count == 0 ? 0 : s.out.shape[0] * s.count * s.out.shape[2] * s.out.shape[3]);
+  if (most == 0) return;
+  LaunchShape shape;
+  shape.grid = dim3(static_cast<unsigned>(divide_up(most, 256)), 2);
+  shape.threads = 256;
+  launch_dependent(selective_scan_bwd_coefficients<T>, shape, stream, pair);
 }
 
 // dB or dC of a segment from its slab, where they begin at `offset` of `width` numbers a token.
 template <class T>
-void add_slab(const Stream& stream, const ScanSegment& segment, const View<T, 4>& out, std::int64_t offset,
-              std::int64_t width, bool reverse) {
-  if (!out) return;
+ScanCoefficientSums<T> slab_sums(const ScanSegment& segment, const View<T, 4>& out, std::int64_t offset,
+                                 std::int64_t width, bool reverse) {
   ScanCoefficientSums<T> s;
+  if (!out) return s;
   s.out = out;
   s.from = segment.slab + offset;
   s.parts = segment.tiles / out.shape[2];
@@ -80,14 +96,14 @@ void add_slab(const Stream& stream, const ScanSegment& segment, const View<T, 4>
   s.first = segment.first * kScanChunk;
   s.count = std::min(segment.end * kScanChunk, out.shape[1]) - s.first;
   s.reverse = reverse;
-  add_coefficients(stream, s);
+  return s;
 }
 
 // The gradient of constant B or C.
 template <class T>
-void add_constant(const Stream& stream, const float* from, std::int64_t parts, const View<T, 4>& out) {
-  if (!out) return;
+ScanCoefficientSums<T> constant_sums(const float* from, std::int64_t parts, const View<T, 4>& out) {
   ScanCoefficientSums<T> s;
+  if (!out) return s;
   s.out = out;
   s.out.shape[0] = s.out.shape[1] = s.count = 1;
   s.from = from;
@@ -95,7 +111,7 @@ void add_constant(const Stream& stream, const float* from, std::int64_t parts, c
   s.group_stride = 1;
   s.state_stride = out.shape[2];
   s.part_stride = out.shape[2] * out.shape[3];
-  add_coefficients(stream, s);
+  return s;
 }
 
 }  // namespace coluber::cuda

@@ -1,17 +1,20 @@
 // Backward of selective_scan for 16 real states and B, C that change from token to token.
 //
-// A warp has 16 channels x 16 states, a thread 2 channels x 4 states: lane / 4 is the pair of channels, lane % 4 the
-// four states. It walks chunks of 16 tokens from the end: states of tokens 0 to 7 once to reach the middle, then each
-// half again with its 8 x 8 states and decays in registers (128 of them: 1.5 exponentials an element), and the adjoint
-// back through the half. Warps only meet once a chunk, to add up dB and dC.
+// A block has up to 128 channels: scan warps with 16 channels x 16 states each, a thread 2 channels x 4 states (lane /
+// 4 is the pair of channels, lane % 4 the four states), and a helper warp for every two of them, which does what comes
+// before and after the recurrence (selective_scan_backward_helper.cuh). Chunks of 16 tokens are walked from the end:
+// states of tokens 0 to 11 once, to know those before each quarter, then each quarter again with its 4 x 8 states and
+// decays in registers, and the adjoint back through it: 1.75 exponentials an element, in registers for three warps
+// a scheduler.
 //
-// Sums over states (C h for the gate, lambda B, lambda a h A) take one step of the tensor cores instead of shuffles:
-// the partial sums of a thread's 4 states are operand A as they lie in the registers, operand B has ones in the columns
-// of the tokens. bf16: the operands are cut to tf32, relative error 2^-10 of a term at most, a quarter of the rounding
-// of the gradients that come of it; f16 and f32 take the rest of the operands through a second step, 2^-20. Sums over
-// channels
-// (dB, dC) are f32 additions: 2 channels in a thread, 8 threads and the warps through shared memory, blocks through
-// the slab.
+// Sums over states (C h for the gate, lambda B, lambda a h A) take tensor cores instead of shuffles. bf16: C h and
+// lambda B are products of the states as they lie in the registers (operand A, m16n8k8) with the rows of 8 tokens as
+// the columns of operand B, of which the token's own column counts. lambda a h A, and f16 and f32 all three: the
+// partial sums of a thread's 4 states are operand A, and operand B has ones in the columns of the tokens. bf16: the
+// operands are cut to tf32, relative error 2^-10 of a term at most, a quarter of the rounding of the gradients that
+// come of it; f16 and f32 take the rest of the operands through a second step, 2^-20. Sums over channels (dB, dC) are
+// f32 additions: 2 channels in a thread, 8 threads and two warps by a helper through shared memory, helpers, blocks
+// through the slab.
 //
 // Few sequences and channels: a segment is cut into pieces. Pass one walks all pieces but the first from an adjoint of
 // zero and leaves what it sends back and its sum of dt; pass two begins piece k with what the pieces after it leave.
@@ -19,11 +22,9 @@
 // tickets, and those of the last pieces come first: whoever is waited for has started.
 #pragma once
 
-#include "kernels/cuda/selective_scan_backward_stage.cuh"
+#include "kernels/cuda/selective_scan_backward_helper.cuh"
 
 namespace coluber::cuda {
-
-inline constexpr int kMostWarps = 8;  // of a block, or half of them: 255 registers a thread fill a multiprocessor
 
 __device__ __forceinline__ void multiply(float (&d)[4], const float (&a)[4], float b0, float b1) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -59,86 +60,6 @@ __device__ __forceinline__ void advance_states(const float (&A)[2][4], float4 st
 
 __device__ __forceinline__ void unpack(float4 x, float (&to)[4]) {
   to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
-}
-
-template <class T>
-__device__ __forceinline__ HalfSums half_chunk(GradThread& s, GradWarpShared<T, false>& w, const GradBlockShared& block,
-                                               int buffer, int half, const float (&start)[2][4], int lane) {
-  const int pair = lane / 4, quad = lane % 4;
-  float h[kHalf + 1][2][4], a[kHalf][2][4];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) h[0][i / 4][i % 4] = start[i / 4][i % 4];
-  float4 forget;
-#pragma unroll
-  for (int t = 0; t < kHalf; ++t) {
-    const int token = half * kHalf + t;
-    if (t % 4 == 0) forget = block.forget[buffer][half * 2 + t / 4];
-    const float add = t % 4 == 0 ? forget.x : t % 4 == 1 ? forget.y : t % 4 == 2 ? forget.z : forget.w;
-    advance_states(s.A, w.steps[token][grad_steps_at(t, pair)], block.B[buffer][token][quad], add, h[t], a[t],
-                   h[t + 1]);
-  }
-  HalfSums sums;
-  float y[4], lambda_B[4], local_A[4];
-  // A token's rows are read before the sums of the token after it are stored: loads cannot move across that.
-  const int last = half * kHalf + kHalf - 1;
-  float4 step = w.steps[last][grad_steps_at(last, pair)], row_B = block.B[buffer][last][quad],
-         row_C = block.C[buffer][last][quad];
-  float2 grad = w.grad[last][grad_steps_at(last, pair)];
-#pragma unroll
-  for (int t = kHalf - 1; t >= 0; --t) {
-    const int odd = t % 2 * 2;
-    const float dt[2] = {step.x, step.z}, x[2] = {step.y, step.w}, g[2] = {grad.x, grad.y};
-    float B[4], C[4], dB[4], dC[4];
-    unpack(row_B, B);
-    unpack(row_C, C);
-#pragma unroll
-    for (int c = 0; c < 2; ++c) {
-#pragma unroll
-      for (int n = 0; n < 4; ++n) {
-        const float lambda = fmaf(g[c], C[n], s.adjoint[c][n]);
-        y[odd + c] = n == 0 ? C[n] * h[t + 1][c][n] : fmaf(C[n], h[t + 1][c][n], y[odd + c]);
-        lambda_B[odd + c] = n == 0 ? lambda * B[n] : fmaf(lambda, B[n], lambda_B[odd + c]);
-        dC[n] = c == 0 ? g[c] * h[t + 1][c][n] : fmaf(g[c], h[t + 1][c][n], dC[n]);
-        dB[n] = c == 0 ? x[c] * lambda : fmaf(x[c], lambda, dB[n]);
-        s.adjoint[c][n] = lambda * a[t][c][n];
-        const float local = s.adjoint[c][n] * h[t][c][n];
-        s.dA[c][n] = fmaf(dt[c], local, s.dA[c][n]);
-        local_A[odd + c] = n == 0 ? local * s.A[c][n] : fmaf(local, s.A[c][n], local_A[odd + c]);
-      }
-    }
-    if (t > 0) {
-      const int before = half * kHalf + t - 1;
-      step = w.steps[before][grad_steps_at(before, pair)];
-      grad = w.grad[before][grad_steps_at(before, pair)];
-      row_B = block.B[buffer][before][quad];
-      row_C = block.C[buffer][before][quad];
-    }
-    const int swizzle = pair % 2 * 4;
-    w.sums[t][pair][quad ^ swizzle] = make_float4(dB[0], dB[1], dB[2], dB[3]);
-    w.sums[t][pair][(quad + 4) ^ swizzle] = make_float4(dC[0], dC[1], dC[2], dC[3]);
-    if (t % 2 == 0) {
-      sum_states<T>(sums.y, y, t, lane);
-      sum_states<T>(sums.lambda_B, lambda_B, t, lane);
-      sum_states<T>(sums.local_A, local_A, t, lane);
-    }
-  }
-  return sums;
-}
-
-// Adds up the 8 threads' dB and dC of a half; a lane has quad lane % 8 of tokens lane / 8 and 4 more.
-template <class T>
-__device__ __forceinline__ void add_pairs(const GradWarpShared<T, false>& w, float4 (*to)[8], int half, int lane) {
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int t = lane / 8 + i * 4, quad = lane % 8;
-    float4 sum = w.sums[t][0][quad];
-#pragma unroll
-    for (int pair = 1; pair < 8; ++pair) {
-      const float4 x = w.sums[t][pair][quad ^ (pair % 2 * 4)];
-      sum.x += x.x, sum.y += x.y, sum.z += x.z, sum.w += x.w;
-    }
-    to[half * kHalf + t][quad] = sum;
-  }
 }
 
 // The adjoint that comes back into a thread's states at the end of its piece; from_carry: not from the sequence's end.
@@ -180,109 +101,335 @@ __device__ __forceinline__ void end_turn(int* turn, int now) {
   if (threadIdx.x == 0) asm volatile("st.release.gpu.s32 [%0], %1;" ::"l"(turn), "r"(now) : "memory");
 }
 
-// Adjoint alone through a chunk.
-template <class T>
-__device__ __forceinline__ void pass_chunk(GradThread& s, const GradWarpShared<T, true>& w,
-                                           const GradBlockShared& block, int buffer, int lane) {
-  const int pair = lane / 4;
+// A thread's numbers over the whole piece.
+struct GradThread {
+  float A[2][4];  // times log2 e
+  float adjoint[2][4];
+  float dA[2][4] = {};
+};
+
+// Where a scan thread is in its warp, and its swizzled places.
+struct GradLane {
+  int lane, warp;  // of the pair
+
+  __device__ int pair() const { return lane / 4; }
+  __device__ int quad() const { return lane % 4; }
+  template <int kHalves>
+  __device__ float4 step(const GradWarpInputs<kHalves>& w, int slot, int token) const {
+    return w.steps[slot][token][grad_steps_at(token, pair(), warp)];
+  }
+  template <int kHalves>
+  __device__ float2 grad(const GradWarpInputs<kHalves>& w, int slot, int token) const {
+    return w.grad[slot][token][grad_pair_at(pair(), warp)];
+  }
+};
+
+// Sums over states of one half: two channels x tokens 2 (lane % 4) and the next.
+struct HalfSums {
+  float of[kStateSums][4] = {};
+};
+
+// Sum over the states of x times row, of the token whose column is t: column: a lane's rows of token lane / 4.
+__device__ __forceinline__ void sum_products(float (&sums)[4], const float (&x)[2][4], float4 column, int t, int lane) {
+  float d[4] = {};
+  const float low[4] = {x[0][0], x[1][0], x[0][1], x[1][1]}, high[4] = {x[0][2], x[1][2], x[0][3], x[1][3]};
+  multiply(d, low, column.x, column.y);
+  multiply(d, high, column.z, column.w);
+  const bool mine = lane % 4 == t / 2;
+  sums[t % 2] = mine ? d[t % 2] : sums[t % 2];
+  sums[2 + t % 2] = mine ? d[2 + t % 2] : sums[2 + t % 2];
+}
+
+// One quarter, tokens kFirst to kFirst + 3 of a half: its states from those before it, then the adjoint back through
+// it.
+template <class T, int kFirst>
+__device__ __forceinline__ void grad_quarter(GradThread& s, HalfSums& sums, GradWarpShared<false>& w,
+                                             const float4 (*rows_B)[4], const float4 (*rows_C)[4], const float4* forget,
+                                             int slot, Meeting* free, int turn, int half, const float (&start)[2][4],
+                                             const GradLane& at, float4 column_B, float4 column_C) {
+  constexpr bool kProducts = std::is_same_v<T, bfloat16>;
+  constexpr int kPart = kFirst == 0;
+  const int quad = at.quad();
+  float h[kQuarter + 1][2][4], a[kQuarter][2][4];
 #pragma unroll
-  for (int t = kScanChunk - 1; t >= 0; --t) {
-    const float4 step = w.steps[t][grad_steps_at(t, pair)];
-    const float2 grad = w.grad[t][grad_steps_at(t, pair)];
-    const float dt[2] = {step.x, step.z}, g[2] = {grad.x, grad.y};
-    const float forget = reinterpret_cast<const float*>(block.forget[buffer])[t];
-    float C[4];
-    unpack(block.C[buffer][t][lane % 4], C);
+  for (int i = 0; i < 8; ++i) h[0][i / 4][i % 4] = start[i / 4][i % 4];
+  const float4 add = forget[kFirst / 4];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int c = i / 4, n = i % 4;
-      s.adjoint[c][n] = fmaf(g[c], C[n], s.adjoint[c][n]) * scan_exp2(fmaf(dt[c], s.A[c][n], forget));
+  for (int t = 0; t < kQuarter; ++t)
+    advance_states(s.A, at.step(w, slot, kFirst + t), rows_B[kFirst + t][quad],
+                   t == 0   ? add.x
+                   : t == 1 ? add.y
+                   : t == 2 ? add.z
+                            : add.w,
+                   h[t], a[t], h[t + 1]);
+  float y[4], lambda_B[4], local_A[4];
+  // A token's rows are read before the sums of the token after it are stored: loads cannot move across that.
+  constexpr int kLast = kFirst + kQuarter - 1;
+  float4 step = at.step(w, slot, kLast), row_B = rows_B[kLast][quad], row_C = rows_C[kLast][quad];
+  float2 grad = at.grad(w, slot, kLast);
+  free[kPart].wait(2 * turn - half);  // the half before this one
+#pragma unroll
+  for (int t = kQuarter - 1; t >= 0; --t) {
+    const int odd = t % 2 * 2;
+    const float dt[2] = {step.x, step.z}, x[2] = {step.y, step.w}, g[2] = {grad.x, grad.y};
+    float B[4], C[4], dB[4], dC[4], lambda[2][4];
+    unpack(row_B, B);
+    unpack(row_C, C);
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        lambda[c][n] = fmaf(g[c], C[n], s.adjoint[c][n]);
+        if constexpr (!kProducts) {
+          y[odd + c] = n == 0 ? C[n] * h[t + 1][c][n] : fmaf(C[n], h[t + 1][c][n], y[odd + c]);
+          lambda_B[odd + c] = n == 0 ? lambda[c][n] * B[n] : fmaf(lambda[c][n], B[n], lambda_B[odd + c]);
+        }
+        dC[n] = c == 0 ? g[c] * h[t + 1][c][n] : fmaf(g[c], h[t + 1][c][n], dC[n]);
+        dB[n] = c == 0 ? x[c] * lambda[c][n] : fmaf(x[c], lambda[c][n], dB[n]);
+        s.adjoint[c][n] = lambda[c][n] * a[t][c][n];
+        const float local = s.adjoint[c][n] * h[t][c][n];
+        s.dA[c][n] = fmaf(dt[c], local, s.dA[c][n]);
+        local_A[odd + c] = n == 0 ? local * s.A[c][n] : fmaf(local, s.A[c][n], local_A[odd + c]);
+      }
+    }
+    if constexpr (kProducts) {
+      sum_products(sums.of[kSumY], h[t + 1], column_C, kFirst + t, at.lane);
+      sum_products(sums.of[kSumLambdaB], lambda, column_B, kFirst + t, at.lane);
+    }
+    if (t > 0) {
+      const int before = kFirst + t - 1;
+      step = at.step(w, slot, before);
+      grad = at.grad(w, slot, before);
+      if constexpr (!kProducts) row_B = rows_B[before][quad];
+      row_C = rows_C[before][quad];
+    }
+    const int swizzle = at.pair() % 2 * 4;
+    w.sums[kPart][t][at.pair()][quad ^ swizzle] = make_float4(dB[0], dB[1], dB[2], dB[3]);
+    w.sums[kPart][t][at.pair()][(quad + 4) ^ swizzle] = make_float4(dC[0], dC[1], dC[2], dC[3]);
+    if (t % 2 == 0) {
+      if constexpr (!kProducts) {
+        sum_states<T>(sums.of[kSumY], y, kFirst + t, at.lane);
+        sum_states<T>(sums.of[kSumLambdaB], lambda_B, kFirst + t, at.lane);
+      }
+      sum_states<T>(sums.of[kSumLocalA], local_A, kFirst + t, at.lane);
     }
   }
 }
 
+// The states before a chunk: a checkpoint, or where the sequence begins.
 template <class T>
-__device__ __forceinline__ void grad_chunk(const SelectiveScanParams<T, float>& p,
-                                           const SelectiveScanGradParams<T, float>& g, const GradPlace& at, int k,
-                                           GradThread& s, GradWarpShared<T, false>& w, const GradBlockShared& block,
-                                           int buffer, float4 (*totals)[8]) {
-  const int pair = at.lane / 4, quad = at.lane % 4;
-  float start[2][4] = {};
-  if (k * kScanChunk >= at.begin) {
-    unpack(w.start[buffer][2 * pair][quad], start[0]);
-    unpack(w.start[buffer][2 * pair + 1][quad], start[1]);
-  } else if (p.state_in && 2 * pair < at.channels) {
+__device__ __forceinline__ void enter_chunk(const SelectiveScanParams<T, float>& p, const GradPlace& place, int k,
+                                            const GradWarpShared<false>& w, std::int64_t c, const GradLane& at,
+                                            float (&h)[2][4]) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i)
-      start[i / 4][i % 4] = p.state_in(at.q.slot, at.channel0 + 2 * pair + i / 4, quad * 4 + i % 4);
+  for (int i = 0; i < 8; ++i) h[i / 4][i % 4] = 0;
+  if (k * kScanChunk >= place.begin) {
+    unpack(w.start[0][at.lane], h[0]);
+    unpack(w.start[1][at.lane], h[1]);
+  } else if (p.state_in && c < p.d) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) h[i / 4][i % 4] = p.state_in(place.q.slot, c + i / 4, at.quad() * 4 + i % 4);
   }
-  float h[2][4], a[2][4];
+}
+
+template <class T>
+__device__ __forceinline__ void leave_half(GradPairShared<T, false>& pair, GradWarpShared<false>& w,
+                                           const HalfSums& sums, const GradLane& at) {
 #pragma unroll
-  for (int i = 0; i < 8; ++i) h[i / 4][i % 4] = start[i / 4][i % 4];
+  for (int which = 0; which < kStateSums; ++which)
 #pragma unroll
-  for (int t = 0; t < kHalf; ++t)
-    advance_states(s.A, w.steps[t][grad_steps_at(t, pair)], block.B[buffer][t][quad],
-                   reinterpret_cast<const float*>(block.forget[buffer])[t], h, a, h);
-#pragma unroll
-  for (int c = 0; c < 2; ++c) w.middle[c][at.lane] = make_float4(start[c][0], start[c][1], start[c][2], start[c][3]);
+    for (int i = 0; i < 2; ++i) {
+      const int token = at.quad() * 2 + i;
+      w.out[which][at.quad()][grad_out_half(token)][grad_out_pair(token, at.pair())] =
+          make_float2(sums.of[which][i], sums.of[which][2 + i]);
+    }
+  pair.full[1].arrive();
+}
+
+// The chunks of a piece for a scan warp.
+template <class T>
+__device__ __forceinline__ void walk_chunks(const SelectiveScanParams<T, float>& p, const float* checkpoints,
+                                            const GradPlace& place, std::int64_t c, const GradLane& at, GradThread& s,
+                                            GradBlockShared& block, GradPairShared<T, false>& pair) {
+  auto& w = pair.warps[at.warp];
+  const float* from =
+      checkpoints + scan_checkpoint_at(p, place.q.row, place.first + place.count - 1, c) + at.quad() * 4;
+  auto ask = [&](int k) {
+    const bool there = k >= 0 && k * kScanChunk >= place.begin && c < p.d;
+    copy_async<16>(&w.start[0][at.lane], from, there);
+    copy_async<16>(&w.start[1][at.lane], from + kGradStates, there);
+    from -= p.d * kGradStates;
+    commit_copies();
+  };
+  ask(place.count - 1);
 #pragma unroll 1
-  for (int half = 1; half >= 0; --half) {
-    const HalfSums sums = half_chunk<T>(s, w, block, buffer, half, h, at.lane);
-    __syncwarp();
-    add_pairs(w, totals, half, at.lane);
-    GradWriter<T>::write(g, at, k, half, w, buffer, sums);
-    __syncwarp();
-    unpack(w.middle[0][at.lane], h[0]);
-    unpack(w.middle[1][at.lane], h[1]);
-  }
-}
-
-// Sums over the warps of one chunk.
-template <int kWarps>
-__device__ __forceinline__ void leave_totals(const float4 (*totals)[kScanChunk][8], const GradPlace& at, int k,
-                                             float* slab) {
+  for (int turn = 0; turn < place.count; ++turn) {
+    const int k = place.count - 1 - turn, buffer = turn & 1;
+    block.ready[buffer].wait(turn >> 1);
+    wait_copies<0>();
+    float h[2][4], a[2][4];
+    enter_chunk(p, place, k, w, c, at, h);
+    const int upper = GradHelper<T, false>::slot_of(turn, 1), lower = GradHelper<T, false>::slot_of(turn, 0);
 #pragma unroll
-  for (int i = threadIdx.x; i < kScanChunk * 16; i += kWarps * 32) {
-    if (!at.has(k, i / 16)) continue;
-    float2 sum = make_float2(0, 0);
-#pragma unroll
-    for (int warp = 0; warp < kWarps; ++warp) {
-      const float2 x = reinterpret_cast<const float2*>(totals[warp])[i];
-      sum.x += x.x, sum.y += x.y;
+    for (int t = 0; t < kScanChunk - kQuarter; ++t) {
+      if (t == 4 || t == 8) {
+        w.middle[t / 4 - 1][0][at.lane] = make_float4(h[0][0], h[0][1], h[0][2], h[0][3]);
+        w.middle[t / 4 - 1][1][at.lane] = make_float4(h[1][0], h[1][1], h[1][2], h[1][3]);
+      }
+      const float4 forget = block.forget[buffer][t / 4];
+      advance_states(s.A, at.step(w, t < kHalf ? lower : upper, t % kHalf), block.B[buffer][t][at.quad()],
+                     t % 4 == 0   ? forget.x
+                     : t % 4 == 1 ? forget.y
+                     : t % 4 == 2 ? forget.z
+                                  : forget.w,
+                     h, a, h);
     }
-    reinterpret_cast<float2*>(slab)[i] = sum;
+#pragma unroll 1
+    for (int half = 1; half >= 0; --half) {
+      const int slot = half == 1 ? upper : lower;
+      const auto* rows_B = &block.B[buffer][half * kHalf];
+      const auto* rows_C = &block.C[buffer][half * kHalf];
+      float4 column_B, column_C;
+      if constexpr (std::is_same_v<T, bfloat16>) {
+        column_B = rows_B[at.lane / 4][at.quad()];
+        column_C = rows_C[at.lane / 4][at.quad()];
+      }
+      HalfSums sums;
+      grad_quarter<T, 4>(s, sums, w, rows_B, rows_C, block.forget[buffer] + half * 2, slot, pair.free, turn, half, h,
+                         at, column_B, column_C);
+      pair.full[0].arrive();
+      if (half == 1) {
+        unpack(w.middle[1][0][at.lane], h[0]);
+        unpack(w.middle[1][1][at.lane], h[1]);
+      } else {
+        enter_chunk(p, place, k, w, c, at, h);
+        ask(k - 1);
+      }
+      grad_quarter<T, 0>(s, sums, w, rows_B, rows_C, block.forget[buffer] + half * 2, slot, pair.free, turn, half, h,
+                         at, column_B, column_C);
+      leave_half(pair, w, sums, at);
+      if (half == 1) {
+        unpack(w.middle[0][0][at.lane], h[0]);
+        unpack(w.middle[0][1][at.lane], h[1]);
+      }
+    }
   }
 }
-__device__ __forceinline__ void leave_totals(const float4 (*totals)[kScanChunk][8], const GradPlace& at, int k,
-                                             float* slab) {
-  if (blockDim.x == kMostWarps * 32)
-    leave_totals<kMostWarps>(totals, at, k, slab);
-  else
-    leave_totals<kMostWarps / 2>(totals, at, k, slab);
+
+// What a piece sends back when nothing comes into it: the sum over its tokens of g C exp(A P), P the sum of dt from the
+// piece's first token on. From the first chunk on, until all exponentials of the block are 0 in f32: what more tokens
+// would add are zeros, since softplus makes no step size negative.
+template <class T>
+__device__ __forceinline__ void walk_ends(const GradPlace& place, bool softplus, bool valid, int warp,
+                                          const GradLane& at, GradThread& s, GradBlockShared& block,
+                                          GradPairShared<T, true>& pair) {
+  constexpr float kLeast = -127;  // scan_exp2 of less is 0
+  const auto& w = pair.warps[at.warp];
+  float sum[2] = {}, add = 0, slowest[2];
+#pragma unroll
+  for (int c = 0; c < 2; ++c) slowest[c] = fmaxf(fmaxf(s.A[c][0], s.A[c][1]), fmaxf(s.A[c][2], s.A[c][3]));
+#pragma unroll 1
+  for (int turn = 0; turn < place.count; ++turn) {
+    const int buffer = turn & 1;
+    block.ready[buffer].wait(turn >> 1);
+    if (turn >= block.stop) break;
+#pragma unroll 1
+    for (int half = 0; half < 2; ++half) {
+      const int slot = GradHelper<T, true>::slot_of(turn, half);
+      const float4 forgets[2] = {block.forget[buffer][2 * half], block.forget[buffer][2 * half + 1]};
+#pragma unroll
+      for (int t = 0; t < kHalf; ++t) {
+        const float4 step = at.step(w, slot, t);
+        const float2 grad = at.grad(w, slot, t);
+        const float g[2] = {grad.x, grad.y};
+        const float4 four = forgets[t / 4];
+        add += t % 4 == 0 ? four.x : t % 4 == 1 ? four.y : t % 4 == 2 ? four.z : four.w;
+        sum[0] += step.x;
+        sum[1] += step.z;
+        float C[4];
+        unpack(block.C[buffer][half * kHalf + t][at.quad()], C);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          const int c = i / 4, n = i % 4;
+          s.adjoint[c][n] = fmaf(g[c] * C[n], scan_exp2(fmaf(sum[c], s.A[c][n], add)), s.adjoint[c][n]);
+        }
+      }
+    }
+    const bool decayed = !valid || (fmaf(sum[0], slowest[0], add) < kLeast && fmaf(sum[1], slowest[1], add) < kLeast);
+    const bool all = softplus && __all_sync(~0u, decayed);
+    if (at.lane == 0) block.decayed[buffer][warp] = all;
+    __syncwarp();
+    pair.full[buffer].arrive();
+  }
 }
 
-template <class T, bool kEndsOnly>
-__device__ void leave_piece(const SelectiveScanGradParams<T, float>& g, const ScanSegment& segment,
-                            const GradPieces& pieces, const ScanTokenSums& sums, float* carry_out, GradThread& s,
-                            float (&dbias)[2], std::int64_t d, std::int64_t slot, int piece, bool is_first,
-                            std::int64_t c, int n) {
+// The chunks of a piece for a helper warp. Of the next chunk, the upper half takes the place of the half before this
+// chunk, the lower one that of this chunk's upper half.
+template <class T>
+__device__ __forceinline__ void help_chunks(GradHelper<T, false>& helper, GradBlockShared& block,
+                                            GradPairShared<T, false>& pair, int count, float* slab) {
+  helper.begin();
+#pragma unroll 1
+  for (int turn = 0; turn < count; ++turn) {
+    const bool more = turn + 1 < count;
+    helper.ask();
+    if (more) helper.prepare_half(turn + 1, 1);
+#pragma unroll 1
+    for (int half = 1; half >= 0; --half) {
+      pair.full[0].wait(2 * turn + 1 - half);
+      helper.add_quarter(turn, 2 * half + 1);
+      pair.free[0].arrive();
+      pair.full[1].wait(2 * turn + 1 - half);
+      helper.add_quarter(turn, 2 * half);
+      helper.finish(turn, half);
+      pair.free[1].arrive();
+      if (half == 1 && more) helper.prepare_half(turn + 1, 0);
+    }
+    helper.meet();
+    helper.leave_totals(turn, slab);
+  }
+  wait_copies<0>();
+}
+
+// The same for walk_ends.
+template <class T>
+__device__ __forceinline__ void help_ends(GradHelper<T, true>& helper, GradBlockShared& block,
+                                          GradPairShared<T, true>& pair, int count, int warps) {
+  helper.begin();
+#pragma unroll 1
+  for (int turn = 0; turn + 1 < count; ++turn) {
+    helper.ask();
+    if (turn > 0) {
+      const int before = (turn - 1) & 1;
+      pair.full[before].wait((turn - 1) >> 1);
+      helper.meet();  // all warps are through with the chunk before this one
+      bool all = true;
+      for (int warp = 0; warp < warps; ++warp) all = all && block.decayed[before][warp] != 0;
+      if (all) {
+        block.stop = turn + 1;
+        block.ready[(turn + 1) & 1].arrive();
+        break;
+      }
+    }
+    helper.prepare_half(turn + 1, 1);
+    helper.prepare_half(turn + 1, 0);
+  }
+  wait_copies<0>();
+}
+
+// What a scan thread leaves of its piece.
+template <bool kEndsOnly, class T>
+__device__ void leave_piece(const SelectiveScanGradParams<T, float>& g, const GradPieces& pieces,
+                            const ScanTokenSums& sums, float* carry_out, const GradThread& s, std::int64_t d,
+                            std::int64_t slot, int piece, bool is_first, std::int64_t c, int n) {
+  if (c >= d) return;
   const std::int64_t part = slot * pieces.pieces + piece;
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    float& first = kEndsOnly ? s.dt_sum[i] : s.dD[i];
-    first += __shfl_xor_sync(~0u, first, 1);
-    first += __shfl_xor_sync(~0u, first, 2);
-    dbias[i] += __shfl_xor_sync(~0u, dbias[i], 1);
-    dbias[i] += __shfl_xor_sync(~0u, dbias[i], 2);
-  }
-  if (c >= d) return;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const std::int64_t at = part * d + c + i;
+  for (int i = 0; i < 2; ++i)
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       if constexpr (kEndsOnly) {
-        pieces.ends[at * kGradStates + n + k] = s.adjoint[i][k];
+        pieces.ends[(part * d + c + i) * kGradStates + n + k] = s.adjoint[i][k];
       } else {
         sums.A[(part * (kGradStates + 1) + n + k) * d + c + i] += s.dA[i][k];
         if (piece == 0 ? !is_first : pieces.turns != nullptr)
@@ -290,28 +437,19 @@ __device__ void leave_piece(const SelectiveScanGradParams<T, float>& g, const Sc
         if (piece == 0 && is_first && g.grad_state_in) g.grad_state_in(slot, c + i, n + k) = s.adjoint[i][k];
       }
     }
-    if (n != 0) continue;
-    if constexpr (kEndsOnly) {
-      pieces.sums[at] = s.dt_sum[i];
-    } else {
-      sums.A[(part * (kGradStates + 1) + kGradStates) * d + c + i] += s.dD[i];
-      sums.dt_bias[at] += dbias[i];
-    }
-  }
 }
 
 template <class T, bool kEndsOnly>
-__global__ void __launch_bounds__(kMostWarps * 32, kEndsOnly ? 2 : 1)
+__global__ void __launch_bounds__(kMostWarps* kThreadsOfWarp, 1)
     selective_scan_bwd_tiled(const __grid_constant__ SelectiveScanParams<T, float> p,
                              const __grid_constant__ SelectiveScanGradParams<T, float> g, const float* checkpoints,
                              const ScanSegment segment, const GradPieces pieces, const ScanTokenSums sums,
                              float* carry_out) {
   extern __shared__ float4 tiled_shared[];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
+  let_next_start();
+  const int warp = threadIdx.x / 32, warps = blockDim.x / kThreadsOfWarp, helpers = warps / 2;
   auto& block = *reinterpret_cast<GradBlockShared*>(tiled_shared);
-  auto* const parts = reinterpret_cast<GradWarpShared<T, kEndsOnly>*>(&block + 1);
-  auto& w = parts[warp];
-  auto* const totals = reinterpret_cast<float4(*)[kScanChunk][8]>(parts + warps);
+  auto* const pairs = reinterpret_cast<GradPairShared<T, kEndsOnly>*>(&block + 1);
 
   // Pieces from the last to the first.
   __shared__ unsigned ticket;
@@ -322,83 +460,83 @@ __global__ void __launch_bounds__(kMostWarps * 32, kEndsOnly ? 2 : 1)
   const std::int64_t unit = pieces.tickets != nullptr ? ticket : blockIdx.x, units = scan_slots(p) * segment.tiles;
   const std::int64_t turn = unit % units, slot = turn / segment.tiles, tile = turn - slot * segment.tiles;
   const int piece = pieces.pieces - 1 - static_cast<int>(unit / units);
-  GradPlace at;
-  at.q = scan_sequence(p, slot);
-  at.lane = lane;
-  const std::int64_t block_channel0 = tile * warps * kWarpChannels;
-  at.channel0 = block_channel0 + warp * kWarpChannels;
-  at.channels = static_cast<int>(min(p.d - at.channel0, std::int64_t{kWarpChannels}));
-  const std::int64_t begin = at.q.position / kScanChunk;
-  const std::int64_t end = max((at.q.position + at.q.length + kScanChunk - 1) / kScanChunk, begin + 1);
+  GradPlace place;
+  place.q = scan_sequence(p, slot);
+  place.channel0 = tile * warps * kWarpChannels;
+  const std::int64_t begin = place.q.position / kScanChunk;
+  const std::int64_t end = max((place.q.position + place.q.length + kScanChunk - 1) / kScanChunk, begin + 1);
   const std::int64_t first = max(begin, segment.first), all = min(end, segment.end) - first;
   if (all <= 0) return;
   const std::int64_t each = (all + pieces.pieces - 1) / pieces.pieces;
-  at.first = first + min(piece * each, all);
-  at.count = static_cast<int>(first + min((piece + 1) * each, all) - at.first);
-  at.begin = static_cast<int>(max(at.q.position - at.first * kScanChunk, std::int64_t{0}));
-  at.end =
-      static_cast<int>(min(at.q.position + at.q.length - at.first * kScanChunk, std::int64_t{at.count} * kScanChunk));
+  place.first = first + min(piece * each, all);
+  place.count = static_cast<int>(first + min((piece + 1) * each, all) - place.first);
+  place.begin = static_cast<int>(max(place.q.position - place.first * kScanChunk, std::int64_t{0}));
+  place.end = static_cast<int>(
+      min(place.q.position + place.q.length - place.first * kScanChunk, std::int64_t{place.count} * kScanChunk));
 
-  if (lane < kWarpChannels) {
-    const bool there = lane < at.channels;
-    w.bias[lane] = there && p.dt_bias != nullptr ? p.dt_bias[at.channel0 + lane] : 0.0f;
-    w.D[lane] = there && p.D != nullptr ? p.D[at.channel0 + lane] : 0.0f;
+  if (threadIdx.x < warps * kWarpChannels) {
+    const std::int64_t c = place.channel0 + threadIdx.x;
+    block.bias[threadIdx.x] = c < p.d && p.dt_bias != nullptr ? p.dt_bias[c] : 0.0f;
+    block.D[threadIdx.x] = c < p.d && p.D != nullptr ? p.D[c] : 0.0f;
   }
-  w.dbias[0][lane] = w.dbias[1][lane] = 0;
-  if (pieces.turns != nullptr) wait_for_turn(pieces.turns + turn, pieces.pieces - 1 - piece);
-  GradThread s;
-  const std::int64_t c = at.channel0 + lane / 4 * 2;
-  const int n = lane % 4 * 4;
-  const bool from_carry = end > segment.end || (pieces.turns != nullptr && piece < pieces.pieces - 1);
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const bool valid = c < p.d;
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      s.A[i][k] = valid ? p.A(c + i, n + k) * kScanLog2E : 0.0f;
-      s.adjoint[i][k] = 0;
+  if (threadIdx.x == 0) block.stop = std::numeric_limits<int>::max();
+  if (threadIdx.x < 2) {
+    block.ready[threadIdx.x].init(helpers * 32);
+    for (int i = 0; i < helpers; ++i) {
+      pairs[i].full[threadIdx.x].init(64);
+      pairs[i].free[threadIdx.x].init(32);
     }
-    if (valid && !kEndsOnly)
-      enter_piece(g, segment, pieces, p.d, slot, piece, from_carry, c + i, n, s.A[i], s.adjoint[i]);
   }
-  float* const slab = segment.slab + ((tile * p.u.shape[0] + at.q.row) * segment.positions() +
-                                      (at.first - segment.first) * kScanChunk) *
-                                         2 * kGradStates;
-  constexpr int kChunkNumbers = kScanChunk * 2 * kGradStates;
-  GradRows<T> rows;
-  if (at.count > 0) {
-    GradLoader<T, kEndsOnly>::begin(p, g, checkpoints, at, w);
-    if constexpr (!kEndsOnly) GradWriter<T>::begin(g, at, w);
-    GradLoader<T, kEndsOnly>::start(p, g, at, at.count - 1, w, 0);
-    GradRows<T>::begin(p, at, block_channel0, w, threadIdx.x);
-    rows.load(p, at, w, at.count - 1, threadIdx.x);
-  }
-  int buffer = 0;
-#pragma unroll 1
-  for (int k = at.count - 1; k >= 0; --k, buffer ^= 1) {
-    rows.store(block, buffer, threadIdx.x);
-    wait_copies<0>();
+  if (pieces.turns != nullptr)
+    wait_for_turn(pieces.turns + turn, pieces.pieces - 1 - piece);
+  else
     __syncthreads();
-    if (!kEndsOnly && k + 1 < at.count)
-      leave_totals(totals + (buffer ^ 1) * warps, at, k + 1, slab + (k + 1) * kChunkNumbers);
-    if (k > 0) {
-      GradLoader<T, kEndsOnly>::start(p, g, at, k - 1, w, buffer ^ 1);
-      rows.load(p, at, w, k - 1, threadIdx.x);
+  if (warp >= warps) {
+    const int index = warp - warps;
+    float* const slab = segment.slab + ((tile * p.u.shape[0] + place.q.row) * segment.positions() +
+                                        (place.first - segment.first) * kScanChunk) *
+                                           2 * kGradStates;
+    auto* const totals = reinterpret_cast<float4(*)[kScanChunk][8]>(pairs + helpers);
+    GradHelper<T, kEndsOnly> helper(p, g, place, block, pairs[index], totals, index, helpers);
+    if (place.count > 0) {
+      if constexpr (kEndsOnly)
+        help_ends(helper, block, pairs[index], place.count, warps);
+      else
+        help_chunks(helper, block, pairs[index], place.count, slab);
     }
-    prepare_steps<T, kEndsOnly>(p, at, k, s, w, block, buffer);
-    __syncwarp();
+    const std::int64_t part = slot * pieces.pieces + piece;
+    helper.leave_sums([&](std::int64_t c, float first_sum, float second_sum) {
+      if constexpr (kEndsOnly) {
+        pieces.sums[part * p.d + c] = first_sum;
+      } else {
+        sums.A[(part * (kGradStates + 1) + kGradStates) * p.d + c] += first_sum;
+        sums.dt_bias[part * p.d + c] += second_sum;
+      }
+    });
+  } else {
+    if constexpr (!kEndsOnly) wait_for_inputs();  // ends of pieces; nothing is written before
+    const GradLane at{static_cast<int>(threadIdx.x % 32), warp % 2};
+    GradThread s;
+    const std::int64_t c = place.channel0 + warp * kWarpChannels + at.pair() * 2;
+    const int n = at.quad() * 4;
+    const bool from_carry = end > segment.end || (pieces.turns != nullptr && piece < pieces.pieces - 1);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const bool valid = c < p.d;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        s.A[i][k] = valid ? p.A(c + i, n + k) * kScanLog2E : 0.0f;
+        s.adjoint[i][k] = 0;
+      }
+      if (valid && !kEndsOnly)
+        enter_piece(g, segment, pieces, p.d, slot, piece, from_carry, c + i, n, s.A[i], s.adjoint[i]);
+    }
     if constexpr (kEndsOnly)
-      pass_chunk(s, w, block, buffer, lane);
+      walk_ends(place, p.dt_softplus, c < p.d, warp, at, s, block, pairs[warp / 2]);
     else
-      grad_chunk(p, g, at, k, s, w, block, buffer, totals[buffer * warps + warp]);
+      walk_chunks(p, checkpoints, place, c, at, s, block, pairs[warp / 2]);
+    leave_piece<kEndsOnly>(g, pieces, sums, carry_out, s, p.d, slot, piece, begin >= segment.first, c, n);
   }
-  if (!kEndsOnly && at.count > 0) {
-    __syncthreads();
-    leave_totals(totals + (buffer ^ 1) * warps, at, 0, slab);
-  }
-  float dbias[2] = {w.dbias[0][lane], w.dbias[1][lane]};
-  leave_piece<T, kEndsOnly>(g, segment, pieces, sums, carry_out, s, dbias, p.d, slot, piece, begin >= segment.first, c,
-                            n);
   if (pieces.turns != nullptr) end_turn(pieces.turns + turn, pieces.pieces - piece);
 }
 

@@ -1,5 +1,6 @@
 // Forward of selective_scan: kernels for any shape and for one token, and the choice among them and the tiled one.
 #include "kernels/cuda/common/activation.cuh"
+#include "kernels/cuda/common/dependent_launch.cuh"
 #include "kernels/cuda/selective_scan_tiled.cuh"
 
 namespace coluber::cuda {
@@ -221,15 +222,17 @@ double pass_cost(std::int64_t blocks, std::int64_t tiles, std::int64_t processor
          kFill;
 }
 
-// How sequences are cut; at least 4 tiles a part.
+// How sequences are cut; at least 4 tiles a part. Pass one seldom walks all of a long part: these are left whole, and
+// there are no more of them than run at once.
 ScanPieces choose_pieces(std::int64_t blocks, std::int64_t tiles, std::int64_t processors) {
   constexpr double kPassOne = 0.55;  // a tile without outputs, to one with them, when the multiprocessor is full
-  constexpr int kMost = 32, kMostFiner = 4;
+  constexpr int kMost = 32, kMostFiner = 4, kLongPart = 64;
   ScanPieces best;
   double best_cost = pass_cost(blocks, tiles, processors, kTogether);
-  for (int pieces = 2; pieces <= kMost; ++pieces)
+  for (int pieces = 2; pieces <= kMost && (pieces == 2 || blocks * pieces <= kTogether * processors); ++pieces)
     for (int finer = 1; finer <= kMostFiner && tiles / (pieces * finer) >= 4; ++finer) {
       const std::int64_t each = divide_up(tiles, pieces * finer);
+      if (finer > 1 && each * finer > kLongPart) break;
       const double one = kPassOne * kTogetherOne / kTogether *
                          pass_cost(blocks * (pieces - 1) * finer, each, processors, kTogetherOne);
       const double cost = pass_cost(blocks * pieces, each * finer, processors, kTogether) + one;
@@ -248,20 +251,25 @@ void launch_tiled(const Stream& stream, const SelectiveScanParams<T, float>& p, 
   const std::int64_t slots = scan_slots(p), blocks = slots * divide_up(p.d, kTiledChannels);
   const std::int64_t tokens = p.u.shape[0] * p.u.shape[1] / slots;  // of a sequence on average
   ScanPieces pieces = choose_pieces(blocks, divide_up(tokens, kTileTokens), multiprocessors(stream.device));
-  auto launch = [&](auto* kernel, std::size_t shared, std::int64_t count, float* to) {
+  auto launch = [&](auto* kernel, std::size_t shared, std::int64_t count, float* to, bool behind) {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
           "cudaFuncSetAttribute");
-    kernel<<<static_cast<unsigned>(blocks * count), kTiledThreads, shared, handle_of(stream)>>>(p, to, pieces);
-    check_launch("selective_scan_fwd_tiled");
+    LaunchShape shape;
+    shape.grid = static_cast<unsigned>(blocks * count);
+    shape.threads = kTiledThreads;
+    shape.shared_bytes = shared;
+    shape.early = behind;
+    launch_dependent(kernel, shape, stream, p, to, pieces);
   };
   if (pieces.pieces > 1) {
     pieces.ends = scratch.allocate<float>(slots * pieces.parts() * p.d * kTiledStates);
     pieces.sums = scratch.allocate<float>(slots * pieces.parts() * p.d);
     pieces.start = scratch.allocate<float>(slots * p.d * kTiledStates);
-    launch(selective_scan_fwd_tiled<T, true>, sizeof(TiledShared<T, true>), (pieces.pieces - 1) * pieces.finer,
-           nullptr);
+    launch(selective_scan_fwd_tiled<T, true>, sizeof(TiledShared<T, true>), (pieces.pieces - 1) * pieces.finer, nullptr,
+           false);
   }
-  launch(selective_scan_fwd_tiled<T, false>, sizeof(TiledShared<T, false>), pieces.pieces, checkpoints);
+  launch(selective_scan_fwd_tiled<T, false>, sizeof(TiledShared<T, false>), pieces.pieces, checkpoints,
+         pieces.pieces > 1);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/common/activation.cuh"
 #include "kernels/cuda/common/async_copy.cuh"
+#include "kernels/cuda/common/meeting.cuh"
 #include "kernels/cuda/common/pieces.cuh"
 #include "kernels/cuda/selective_scan_common.cuh"
 
@@ -18,37 +19,6 @@ inline constexpr int kScanWarps = 4, kTiledThreads = 2 * kScanWarps * 32;
 inline constexpr int kHelperChannels = 8;              // of a helper thread, of one token of a tile
 inline constexpr int kRawTiles = 4;                    // of the ring
 inline constexpr int kTogether = 3, kTogetherOne = 4;  // blocks of a multiprocessor; of pass one
-
-// An mbarrier: who waits sees what was written before the arrivals. Its use number i completes phase i. Unlike a
-// barrier of the block, it lets a warp that has arrived go on: helpers and scan warps may be a tile apart.
-struct Meeting {
-  std::uint64_t state;
-
-  __device__ __forceinline__ std::uint32_t address() const {
-    return static_cast<std::uint32_t>(__cvta_generic_to_shared(&state));
-  }
-  __device__ __forceinline__ void init(int arrivals) {
-    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(address()), "r"(arrivals) : "memory");
-  }
-  __device__ __forceinline__ void arrive() {
-    asm volatile("{ .reg .b64 t; mbarrier.arrive.shared.b64 t, [%0]; }" ::"r"(address()) : "memory");
-  }
-  __device__ __forceinline__ void wait(int use) const {
-#if __CUDA_ARCH__ >= 900  // sleeps a while before it asks again
-#define COLUBER_MBARRIER_WAIT "mbarrier.try_wait.parity"
-#else
-#define COLUBER_MBARRIER_WAIT "mbarrier.test_wait.parity"
-#endif
-    asm volatile(
-        "{ .reg .pred p;\n"
-        "again_%=: " COLUBER_MBARRIER_WAIT
-        ".shared.b64 p, [%0], %1;\n"
-        "@!p bra again_%=; }" ::"r"(address()),
-        "r"(use & 1)
-        : "memory");
-#undef COLUBER_MBARRIER_WAIT
-  }
-};
 
 enum RawInput { kRawDt, kRawU, kRawZ, kRawInputs };  // z for outputs alone
 
@@ -62,6 +32,10 @@ struct TiledShared {
   float bias[kTiledChannels], D[kTiledChannels];
   std::uint8_t resets[2][kTileTokens];
   Meeting ready[2], done[2];  // helpers have prepared a tile; scan warps are through with it
+  // States only: scan warps whose decays all are 0 at the end of even and odd tiles, and the tile that is not walked
+  // any more.
+  std::uint8_t decayed[2][kScanWarps];
+  int stop;
 };
 
 // The tiles of one piece of a sequence.
@@ -140,14 +114,14 @@ struct HelperRow {
   std::int64_t step = 0;
 
   HelperRow() = default;
-  __device__ HelperRow(const View<T, 3>& view, const ScanSequence& q, std::int64_t token, std::int64_t c) {
+  __device__ HelperRow(const View<T, 3>& view, const ScanSequence& q, std::int64_t token, std::int64_t c, int tiles) {
     if (!view) return;
     at = view.ptr(q.row, token, c);
-    step = view.strides[1] * q.sign * kTileTokens;
+    step = view.strides[1] * q.sign * tiles * kTileTokens;
   }
 };
 
-// Tiles count from the first of the piece.
+// Tiles count in the order in which they are walked: from the first of the piece, for states alone from the last.
 template <class T, bool kStateOnly>
 class TiledHelper {
  public:
@@ -164,14 +138,15 @@ class TiledHelper {
         row_token_(thread % 64 / 4),
         row_quad_(thread % 4),
         row_is_C_(thread >= 64) {
-    const std::int64_t t = q.token(tiles.first * kTileTokens + token_ - q.position);
+    const std::int64_t position = (tiles.first + tile_of(0)) * kTileTokens - q.position;
+    const std::int64_t t = q.token(position + token_);
     const std::int64_t c = channel0 + lane_ * kHelperChannels;
-    dt_ = HelperRow<const T>(p.dt, q, t, c);
-    u_ = HelperRow<const T>(p.u, q, t, c);
-    z_ = HelperRow<const T>(p.z, q, t, c);
-    y_ = HelperRow<T>(p.y, q, t, c);
+    dt_ = HelperRow<const T>(p.dt, q, t, c, kStep);
+    u_ = HelperRow<const T>(p.u, q, t, c, kStep);
+    z_ = HelperRow<const T>(p.z, q, t, c, kStep);
+    y_ = HelperRow<T>(p.y, q, t, c, kStep);
     if (p.resets && lane_ == 0) resets_ = p.resets.ptr(q.row, t);
-    resets_step_ = p.resets.strides[1] * q.sign * kTileTokens;
+    resets_step_ = p.resets.strides[1] * q.sign * kStep * kTileTokens;
     if (thread < kTiledChannels) {
       const bool has = channel0 + thread < p.d;
       shared.bias[thread] = has && p.dt_bias != nullptr ? p.dt_bias[channel0 + thread] : 0.0f;
@@ -180,8 +155,8 @@ class TiledHelper {
     // Rows of B and C: 64 threads each, 4 states of one token.
     const auto& view = row_is_C_ ? p.C : p.B;
     const std::int64_t group = channel0 / (p.d / view.shape[2]);
-    rows_ = view.ptr(q.row, q.token(tiles.first * kTileTokens + row_token_ - q.position), group, row_quad_ * 4);
-    rows_step_ = view.strides[1] * q.sign * kTileTokens;
+    rows_ = view.ptr(q.row, q.token(position + row_token_), group, row_quad_ * 4);
+    rows_step_ = view.strides[1] * q.sign * kStep * kTileTokens;
   }
 
   // Asks for the next tile, if there is one; a group of copies in any case.
@@ -255,8 +230,14 @@ class TiledHelper {
   }
 
  private:
-  __device__ __forceinline__ bool is_token(int tile, int token) const {
-    return tile * kTileTokens + token >= begin_ && tile * kTileTokens + token < end_;
+  static constexpr int kStep = kStateOnly ? -1 : 1;
+
+  __device__ __forceinline__ int tile_of(int turn) const {
+    return kStateOnly ? count_ - 1 - turn : turn;
+  }
+  __device__ __forceinline__ bool is_token(int turn, int token) const {
+    const int position = tile_of(turn) * kTileTokens + token;
+    return position >= begin_ && position < end_;
   }
   __device__ __forceinline__ bool has(int tile) const {
     return valid_ && is_token(tile, token_);

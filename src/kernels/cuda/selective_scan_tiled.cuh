@@ -13,13 +13,16 @@
 //
 // Few sequences and channels: a sequence is cut into pieces. Pass one finds the state at the end of every part of every
 // piece but the last, beginning at zero, and the sum of dt; pass two begins a piece at what the parts before it leave,
-// since the decay of a part is exp(A sum dt). All parts round alike, but sums are taken in another order: results
-// differ from those of one piece by the rounding of exp(A sum dt), relative 2^-22 + |A sum dt| 2^-23 of the state
-// carried in, 4e-6 at most before it has decayed below the same digits.
+// since the decay of a part is exp(A sum dt). Pass one walks a part from its end and stops where everything before has
+// decayed to 0: how long it takes depends on the step sizes. Sums are taken in another order than those of one piece:
+// results differ by the rounding of exp(A sum dt), relative 2^-22 + |A sum dt| 2^-23 of what it multiplies, 4e-6 at
+// most before it has decayed below the same digits.
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
+#include "kernels/cuda/common/dependent_launch.cuh"
 #include "kernels/cuda/selective_scan_helper.cuh"
 
 namespace coluber::cuda {
@@ -47,11 +50,10 @@ __device__ __forceinline__ TiledRange tiles_of(const ScanSequence& q, int part, 
 struct TiledStates {
   float A[2][4];  // times log2 e
   float h[2][4];
-  float dt_sum[2] = {};
 };
 
 // 8 tokens, their outputs in registers: a store to shared memory among them would hold up the loads after it.
-template <bool kStateOnly, bool kResets>
+template <bool kResets>
 __device__ __forceinline__ void scan_tokens(TiledStates& s, const float4 (*steps)[kTiledChannels / 2],
                                             const float4 (*B)[kTiledStates / 4], const float4 (*C)[kTiledStates / 4],
                                             const std::uint8_t* resets, float (&y)[8][2]) {
@@ -64,7 +66,6 @@ __device__ __forceinline__ void scan_tokens(TiledStates& s, const float4 (*steps
       if (resets[t] != 0) {
 #pragma unroll
         for (int i = 0; i < 8; ++i) s.h[i / 4][i % 4] = 0;
-        s.dt_sum[0] = s.dt_sum[1] = INFINITY;  // nothing gets past a reset
       }
     }
 #pragma unroll
@@ -73,15 +74,10 @@ __device__ __forceinline__ void scan_tokens(TiledStates& s, const float4 (*steps
       for (int n = 0; n < 4; ++n) {
         s.h[c][n] = fmaf(scan_exp2(dt[c] * s.A[c][n]), s.h[c][n], x[c] * B4[n]);
       }
-    if constexpr (kStateOnly) {
-      s.dt_sum[0] += dt[0];
-      s.dt_sum[1] += dt[1];
-    } else {
-      const float4 row = C[t][0];
+    const float4 row = C[t][0];
 #pragma unroll
-      for (int c = 0; c < 2; ++c)
-        y[t][c] = fmaf(row.w, s.h[c][3], fmaf(row.z, s.h[c][2], fmaf(row.y, s.h[c][1], row.x * s.h[c][0])));
-    }
+    for (int c = 0; c < 2; ++c)
+      y[t][c] = fmaf(row.w, s.h[c][3], fmaf(row.z, s.h[c][2], fmaf(row.y, s.h[c][1], row.x * s.h[c][0])));
   }
 }
 
@@ -109,8 +105,8 @@ __device__ __forceinline__ void reduce_outputs(float (&y)[8][2], int lane, float
 }
 
 // One tile of 16 tokens for a scan warp.
-template <class T, bool kStateOnly>
-__device__ __forceinline__ void scan_tile(TiledStates& s, TiledShared<T, kStateOnly>& shared, int buffer, int warp,
+template <class T>
+__device__ __forceinline__ void scan_tile(TiledStates& s, TiledShared<T, false>& shared, int buffer, int warp,
                                           int lane) {
   const int pair = warp * 8 + lane % 8;
   const uint4 flags = *reinterpret_cast<const uint4*>(shared.resets[buffer]);
@@ -124,11 +120,47 @@ __device__ __forceinline__ void scan_tile(TiledStates& s, TiledShared<T, kStateO
     const auto* C = reinterpret_cast<const float4(*)[kTiledStates / 4]>(&shared.C[buffer][half * 8][lane / 8]);
     const std::uint8_t* resets = shared.resets[buffer] + half * 8;
     if (any_reset)
-      scan_tokens<kStateOnly, true>(s, steps, B, C, resets, y);
+      scan_tokens<true>(s, steps, B, C, resets, y);
     else
-      scan_tokens<kStateOnly, false>(s, steps, B, C, resets, y);
-    if constexpr (!kStateOnly) reduce_outputs(y, lane, &shared.y[buffer][half * 8][pair * 2]);
+      scan_tokens<false>(s, steps, B, C, resets, y);
+    reduce_outputs(y, lane, &shared.y[buffer][half * 8][pair * 2]);
   }
+}
+
+// The state that a part leaves when it begins at zero: the sum over its tokens of dt u B exp(A S), S the sum of dt
+// after the token. Exponents and nothing else are carried from tile to tile, from the last tile on, until all
+// exponentials of the block are 0 in f32: what more tokens would add are zeros, since softplus makes no step size
+// negative.
+struct TiledEnds {
+  float sum[2] = {}, forget = 0;  // S; what a reset adds to exponents
+};
+
+template <class T>
+__device__ __forceinline__ void end_tile(TiledStates& s, TiledEnds& ends, TiledShared<T, true>& shared, int buffer,
+                                         bool softplus, bool valid, int warp, int lane) {
+  constexpr float kLeast = -127;  // scan_exp2 of less is 0
+  const int pair = warp * 8 + lane % 8;
+  const uint4 flags = *reinterpret_cast<const uint4*>(shared.resets[buffer]);
+  const bool any_reset = (flags.x | flags.y | flags.z | flags.w) != 0;
+#pragma unroll
+  for (int t = kTileTokens - 1; t >= 0; --t) {
+    const float4 step = shared.steps[buffer][t][steps_at(pair)], b = shared.B[buffer][t][lane / 8];
+    const float dt[2] = {step.x, step.z}, x[2] = {step.y, step.w}, B[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+        s.h[c][n] = fmaf(x[c] * B[n], scan_exp2(fmaf(ends.sum[c], s.A[c][n], ends.forget)), s.h[c][n]);
+      ends.sum[c] += dt[c];
+    }
+    if (any_reset && shared.resets[buffer][t] != 0) ends.forget = -1e30f;  // nothing gets past a reset
+  }
+  bool decayed = true;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) decayed = decayed && fmaf(ends.sum[i / 4], s.A[i / 4][i % 4], ends.forget) < kLeast;
+  const bool all = softplus && __all_sync(~0u, decayed || !valid);
+  if (lane == 0) shared.decayed[buffer][warp] = all;
+  __syncwarp();
 }
 
 __device__ __forceinline__ void load_states(const float* from, std::int64_t stride, float (&h)[4]) {
@@ -140,21 +172,19 @@ __device__ __forceinline__ void store_states(float* to, std::int64_t stride, con
   for (int n = 0; n < 4; ++n) to[n * stride] = h[n];
 }
 
-// The state that a part begins with, of one channel; n: the first of four states.
-template <class T, bool kStateOnly>
+// The state that a piece begins with, of one channel; n: the first of four states.
+template <class T>
 __device__ void enter_piece(const SelectiveScanParams<T, float>& p, const ScanPieces& pieces, std::int64_t slot,
                             int part, std::int64_t c, int n, const float (&A)[4], float (&h)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) h[i] = 0;
-  if (p.state_in && (!kStateOnly || part == 0)) {
-    float* start = pieces.start + (slot * p.d + c) * kTiledStates + n;
-    if (pieces.pieces == 1 || kStateOnly)
+  if (p.state_in && part == 0) {
+    if (pieces.pieces == 1)
       load_states(p.state_in.ptr(slot, c) + n * p.state_in.strides[2], p.state_in.strides[2], h);
-    else if (part == 0)
-      load_states(start, 1, h);
-    if (kStateOnly) store_states(start, 1, h);
+    else
+      load_states(pieces.start + (slot * p.d + c) * kTiledStates + n, 1, h);
   }
-  for (int k = 0; !kStateOnly && k < part; ++k) {
+  for (int k = 0; k < part; ++k) {
     const std::int64_t at = (slot * pieces.parts() + k) * p.d + c;
     const float sum = pieces.sums[at];
     const float4 end = *reinterpret_cast<const float4*>(pieces.ends + at * kTiledStates + n);
@@ -164,11 +194,29 @@ __device__ void enter_piece(const SelectiveScanParams<T, float>& p, const ScanPi
   }
 }
 
+// What a part without outputs leaves, of one channel; the first adds what is left of the sequence's initial state.
+template <class T>
+__device__ void leave_part(const SelectiveScanParams<T, float>& p, const ScanPieces& pieces, std::int64_t slot,
+                           int part, std::int64_t c, int n, const float (&A)[4], float sum, float forget,
+                           float (&h)[4]) {
+  if (p.state_in && part == 0) {
+    float start[4];
+    load_states(p.state_in.ptr(slot, c) + n * p.state_in.strides[2], p.state_in.strides[2], start);
+    store_states(pieces.start + (slot * p.d + c) * kTiledStates + n, 1, start);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) h[i] = fmaf(scan_exp2(fmaf(sum, A[i], forget)), start[i], h[i]);
+  }
+  const std::int64_t at = (slot * pieces.parts() + part) * p.d + c;
+  store_states(pieces.ends + at * kTiledStates + n, 1, h);
+  if (n == 0) pieces.sums[at] = forget < 0 ? INFINITY : sum;
+}
+
 template <class T, bool kStateOnly>
 __global__ void __launch_bounds__(kTiledThreads, kStateOnly ? kTogetherOne : kTogether)
     selective_scan_fwd_tiled(const __grid_constant__ SelectiveScanParams<T, float> p, float* checkpoints,
                              const ScanPieces pieces) {
   extern __shared__ float4 tiled_shared[];
+  let_next_start();
   auto& shared = *reinterpret_cast<TiledShared<T, kStateOnly>*>(tiled_shared);
   const std::int64_t channel_blocks = (p.d + kTiledChannels - 1) / kTiledChannels;
   const int step = kStateOnly ? 1 : pieces.finer;  // parts
@@ -182,6 +230,7 @@ __global__ void __launch_bounds__(kTiledThreads, kStateOnly ? kTogetherOne : kTo
   const int count = static_cast<int>(tiles.end - tiles.first);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
+  if (threadIdx.x == 0) shared.stop = std::numeric_limits<int>::max();
   if (threadIdx.x < 2) {
     shared.ready[threadIdx.x].init(kScanWarps * 32);
     shared.done[threadIdx.x].init(kScanWarps * 32);
@@ -197,6 +246,14 @@ __global__ void __launch_bounds__(kTiledThreads, kStateOnly ? kTogetherOne : kTo
     for (int k = 0; k < count; ++k) {
       // Steps of tile k + 1, outputs of tile k - 1, whose place in the ring then is for the tile three after this one.
       if (k > 0) shared.done[(k - 1) & 1].wait((k - 1) >> 1);
+      if constexpr (kStateOnly) {
+        const std::uint8_t* decayed = shared.decayed[(k - 1) & 1];
+        if (k > 0 && (decayed[0] & decayed[1] & decayed[2] & decayed[3]) != 0) {
+          shared.stop = k + 1;
+          shared.ready[(k + 1) & 1].arrive();
+          break;
+        }
+      }
       wait_copies<kRawTiles - 3>();
       if (k + 1 < count) helper.prepare(k + 1);
       if constexpr (!kStateOnly) {
@@ -209,9 +266,11 @@ __global__ void __launch_bounds__(kTiledThreads, kStateOnly ? kTogetherOne : kTo
       shared.done[(count - 1) & 1].wait((count - 1) >> 1);
       helper.finish(count - 1);
     }
+    wait_copies<0>();
     return;
   }
 
+  if constexpr (!kStateOnly) wait_for_inputs();  // ends of parts; nothing is written before
   TiledStates s;
   const std::int64_t c = channel0 + warp * 16 + lane % 8 * 2;
   const int n = lane / 8 * 4;
@@ -220,12 +279,11 @@ __global__ void __launch_bounds__(kTiledThreads, kStateOnly ? kTogetherOne : kTo
   for (int i = 0; i < 2; ++i) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) s.A[i][j] = valid ? p.A(c + i, n + j) * kScanLog2E : 0.0f;
-    if (valid)
-      enter_piece<T, kStateOnly>(p, pieces, slot, part, c + i, n, s.A[i], s.h[i]);
-    else
-      s.h[i][0] = s.h[i][1] = s.h[i][2] = s.h[i][3] = 0;
+    s.h[i][0] = s.h[i][1] = s.h[i][2] = s.h[i][3] = 0;
+    if (!kStateOnly && valid) enter_piece<T>(p, pieces, slot, part, c + i, n, s.A[i], s.h[i]);
   }
   __syncthreads();
+  TiledEnds ends;
   for (int k = 0; k < count; ++k) {
     if (!kStateOnly && checkpoints != nullptr && valid && (tiles.first + k) * kTileTokens >= q.position) {
       float* to = checkpoints + scan_checkpoint_at(p, q.row, tiles.first + k, c) + n;
@@ -233,16 +291,19 @@ __global__ void __launch_bounds__(kTiledThreads, kStateOnly ? kTogetherOne : kTo
       *reinterpret_cast<float4*>(to + kTiledStates) = make_float4(s.h[1][0], s.h[1][1], s.h[1][2], s.h[1][3]);
     }
     shared.ready[k & 1].wait(k >> 1);
-    scan_tile<T, kStateOnly>(s, shared, k & 1, warp, lane);
+    if constexpr (kStateOnly) {
+      if (k >= shared.stop) break;
+      end_tile(s, ends, shared, k & 1, p.dt_softplus, valid, warp, lane);
+    } else {
+      scan_tile(s, shared, k & 1, warp, lane);
+    }
     shared.done[k & 1].arrive();
   }
   if (!valid) return;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     if constexpr (kStateOnly) {
-      const std::int64_t at = (slot * pieces.parts() + part) * p.d + c + i;
-      store_states(pieces.ends + at * kTiledStates + n, 1, s.h[i]);
-      if (n == 0) pieces.sums[at] = s.dt_sum[i];
+      leave_part(p, pieces, slot, part, c + i, n, s.A[i], ends.sum[i], ends.forget, s.h[i]);
     } else if (p.state_out && part == pieces.parts() - step) {
       store_states(p.state_out.ptr(slot, c + i) + n * p.state_out.strides[2], p.state_out.strides[2], s.h[i]);
     }
