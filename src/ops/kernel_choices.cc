@@ -16,7 +16,7 @@ std::vector<KernelChoice> cuda_choices() {
        "weights are read once, ahead of tensor cores"},
       {join("linear, up to ", kSkinnyRows, " tokens, f32"), "skinny", "weights are read once, at the speed of memory"},
       {"decoding", "mamba_step",
-       "starting a kernel costs more than running it: a layer's token in four or five, as one graph"},
+       "starting a kernel costs more than running it: a layer's token in three to five, as one graph"},
       {"selective_scan, 16 real states", "tiled", "states stay in registers, long sequences are cut into pieces"},
       {"selective_scan, otherwise", "any", "any number of states, complex A, constant B or C"},
       {"selective_scan_step", "rows", "states are read once and written once"},

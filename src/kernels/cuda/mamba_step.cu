@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(kThreads) conv_x_proj_f32(MambaStepParams p, W
 #pragma unroll
     for (int item = 0; item < kItems; ++item) {
       const int r = threadIdx.x / kSlice + item * (kThreads / kSlice);
-      x[item] = r < p.b ? static_cast<const float*>(p.xz)[r * 2 * p.d + channel] : 0.0f;
+      x[item] = r < p.b ? static_cast<const float*>(p.in_proj.y.data)[r * 2 * p.d + channel] : 0.0f;
     }
 #pragma unroll
     for (int item = 0; item < kItems; ++item) {
@@ -323,7 +323,7 @@ __global__ void __launch_bounds__(kScanThreads) dt_scan_f32(MambaStepParams p, W
   let_next_start();
   wait_for_inputs();
   const float u = work.channels[row * p.d + channel];
-  const float z = static_cast<const float*>(p.xz)[row * 2 * p.d + p.d + channel];
+  const float z = static_cast<const float*>(p.in_proj.y.data)[row * 2 * p.d + p.d + channel];
   for (int o = threadIdx.x; o < outputs; o += kScanThreads) {
     float part[kMaxSlices], sum = 0;  // all loads under way, then added in order
 #pragma unroll
@@ -401,7 +401,8 @@ void norm_linear(const Stream& stream, const NormLinearParams& p) {
   launch_norm_linear<kMaxRows>(stream, p);
 }
 
-bool takes_mamba_step(const MambaStepParams& p) {
+bool takes_mamba_step(int device, const MambaStepParams& p) {
+  if (!takes_norm_linear(device, p.in_proj)) return false;
   if (dtype_size(p.dtype) == 2) return takes_mamba_step_mma(p);
   return p.b >= 1 && p.b <= kMaxRows && p.d % kChannels == 0 && p.n % 4 == 0 && p.k <= kMaxTaps &&
          p.x_proj.rows <= kMaxOutputs && p.x_proj.dtype == p.dtype && p.dt_proj.dtype == p.dtype &&
@@ -411,6 +412,7 @@ bool takes_mamba_step(const MambaStepParams& p) {
 void mamba_step(const Stream& stream, const MambaStepParams& p) {
   const DeviceScope scope(stream.device);
   if (dtype_size(p.dtype) == 2) return mamba_step_mma(stream, p);
+  norm_linear(stream, p.in_proj);
   Scratch scratch(stream);
   const int slices = slices_a_block(p);
   const auto parts = static_cast<unsigned>(divide_up(p.d / kSlice, slices));

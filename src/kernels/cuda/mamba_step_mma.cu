@@ -1,6 +1,7 @@
-// What is between the two large products of a Mamba block, for one token of up to 64 sequences in 16 bits
-// (kernels/mamba_step.h): conv_x_proj and dt_scan. A block has some channels of a group of up to 8 tokens, the rows of
-// a tile of a product, so that weights are read once for all of them.
+// A step of a Mamba block up to its last product, for one token of up to 64 sequences in 16 bits
+// (kernels/mamba_step.h). Up to 8 sequences conv_x_proj is done where the first product is (conv_step.cuh), over them
+// by a kernel of its own. A block of it and of dt_scan has some channels of a group of up to 8 tokens, the rows of a
+// tile of a product, so that weights are read once for all of them.
 //
 // Before its input is there a block asks for all that does not depend on it: columns of W_x, rows of W_dt, A and the
 // states. Sums do not depend on how tokens and channels are dealt out to blocks.
@@ -9,8 +10,10 @@
 #include "kernels/cuda/common/dependent_launch.cuh"
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/common/mma.cuh"
+#include "kernels/cuda/common/pieces.cuh"
 #include "kernels/cuda/common/warp.cuh"
 #include "kernels/cuda/mamba_step_mma.h"
+#include "kernels/cuda/matmul_stream.h"
 
 namespace coluber::cuda {
 namespace {
@@ -19,19 +22,21 @@ constexpr int kThreads = 256, kWarps = kThreads / 32;  // of conv_x_proj
 constexpr int kTokens = 8;                             // of a group, at most: half a tile
 constexpr int kBlockInputs = 32;                       // of a product: a lane has 16 bytes of them
 constexpr int kMaxTaps = 8;
-constexpr int kMaxOutputs = 512, kMaxRank = 256, kRankBlocks = kMaxRank / kBlockInputs;
+constexpr int kMaxOutputs = 512, kMaxRank = 256;
 constexpr int kSlices = 32;  // of the channels in conv_x_proj, more where a slice's W_x would not fit
 constexpr int kSliceBytes = 72 << 10;
-constexpr int kMaxShare = 512;  // channels of a block of dt_scan
+constexpr int kMaxShare = 512;  // channels of a block of dt_scan, fewer where their W_dt would not fit
+constexpr int kShareBytes = 112 << 10;
 
 // How the step is divided, and what is between its kernels.
 struct Work {
   int tokens = 0;  // of a group
   int slice = 0;   // channels of a block of conv_x_proj
   int slices = 0;
+  int outputs = 0;           // u + 2n rounded up to tiles: columns of parts and their sums
   int share = 0;             // channels of a block of dt_scan
   void* channels = nullptr;  // (b,d): u of the equations, what the convolution gives
-  float* parts = nullptr;    // (slices,b,u+2n): u W_x^T over a slice
+  float* parts = nullptr;    // (slices,b,outputs): u W_x^T over some channels
 };
 
 // Elements from row to row of a matrix in shared memory: 64 bytes more than a multiple of 128, so that the rows of
@@ -43,6 +48,12 @@ __host__ __device__ inline int padded(int columns) {
 __device__ __forceinline__ void ask_for(const void* from, std::int64_t bytes) {
   for (std::int64_t i = threadIdx.x * 128; i < bytes; i += blockDim.x * 128)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(from) + i));
+}
+
+// Elements from row to row of W_dt in shared memory: an odd multiple of 64 bytes, for the same reason.
+__host__ __device__ inline int rank_stride(int rank) {
+  const int blocks = (rank + kBlockInputs - 1) / kBlockInputs;
+  return (blocks + 1 - blocks % 2) * kBlockInputs;
 }
 
 // 16 bytes of a row of x in shared memory, zeros for lanes without a token.
@@ -86,7 +97,7 @@ __device__ __forceinline__ void convolve(const MambaStepParams& p, const Work& w
     if (begin == 0) wait_for_inputs();
 #pragma unroll
     for (int i = 0; i < kConvItems; ++i)
-      current[i] = there[i] ? to_float(static_cast<const T*>(p.xz)[row[i] * 2 * p.d + at[i]]) : 0.0f;
+      current[i] = there[i] ? to_float(static_cast<const T*>(p.in_proj.y.data)[row[i] * 2 * p.d + at[i]]) : 0.0f;
 #pragma unroll
     for (int i = 0; i < kConvItems; ++i) {
       const int pair = begin + i * kThreads + static_cast<int>(threadIdx.x);
@@ -141,9 +152,8 @@ __global__ void __launch_bounds__(kThreads) conv_x_proj_mma(MambaStepParams p, W
     }
     const std::int64_t row = std::int64_t{blockIdx.y} * work.tokens + g;
     if (g >= work.tokens || row >= p.b) continue;
-    float* out = work.parts + (blockIdx.x * p.b + row) * outputs + tile * 8 + t * 2;
-    if (tile * 8 + t * 2 < outputs) out[0] = sum[0];
-    if (tile * 8 + t * 2 + 1 < outputs) out[1] = sum[1];
+    *reinterpret_cast<float2*>(work.parts + (blockIdx.x * p.b + row) * work.outputs + tile * 8 + t * 2) = {sum[0],
+                                                                                                           sum[1]};
   }
 }
 
@@ -158,14 +168,24 @@ __device__ __forceinline__ void norm_part(float* x, int n, float eps) {
   for (int i = threadIdx.x % 32; i < n; i += 32) x[i] = to_float(from_float<T>(x[i] * scale));
 }
 
+// Warps' shares of the slices for one or two tokens a block, so that all loads are under way together; one share for
+// more. Sums of a share are added in the order of slices, then shares in theirs.
+template <int kThreads, int kAhead>
+__host__ __device__ inline int slice_shares(const Work& work) {
+  return kAhead > 2 ? 1 : kThreads / (kAhead * work.outputs / 4);
+}
+
 // Arrays of a block of dt_scan in shared memory.
 struct ScanMemory {
   int dt, u, gate;  // (tokens,share) f32
   int bias, D;      // (share) f32
-  int sums, dt_in;  // (tokens,u+2n) f32; (tokens,padded(u)) T
+  int sums, dt_in;  // (tokens,outputs) f32; (tokens,padded(u)) T
+  int shares;       // what add_parts adds (slice_shares,tokens,outputs) f32
+  int W_dt;         // (share,rank_stride(u)) T
   int bytes;
 };
 
+template <int kAhead, int kThreads>
 __host__ __device__ inline ScanMemory scan_memory(const MambaStepParams& p, const Work& work) {
   ScanMemory m{};
   auto take = [&](std::int64_t bytes) {
@@ -178,65 +198,93 @@ __host__ __device__ inline ScanMemory scan_memory(const MambaStepParams& p, cons
   m.gate = take(work.tokens * work.share * 4);
   m.bias = take(work.share * 4);
   m.D = take(work.share * 4);
-  m.sums = take(work.tokens * p.x_proj.rows * 4);
+  m.sums = take(work.tokens * work.outputs * 4);
   m.dt_in = take(work.tokens * padded(static_cast<int>(p.u)) * 2);
+  m.W_dt = take(std::int64_t{work.share} * rank_stride(static_cast<int>(p.u)) * 2);
+  if (kAhead <= 2) m.shares = take(slice_shares<kThreads, kAhead>(work) * work.tokens * work.outputs * 4);
   return m;
 }
 
-// dt, B and C of the group's tokens: the slices' parts, added in their order.
-template <class T, int kThreads, bool kOne>
-__device__ __forceinline__ void add_parts(const MambaStepParams& p, const Work& work, float* sums, T* dt_in) {
-  constexpr int kAhead = 32;  // under way together
-  const int outputs = static_cast<int>(p.x_proj.rows), rank = static_cast<int>(p.u), n = static_cast<int>(p.n);
-  for (int i = threadIdx.x; i < work.tokens * outputs; i += kThreads) {
-    const std::int64_t row = min(std::int64_t{blockIdx.y} * work.tokens + (kOne ? 0 : i / outputs), p.b - 1);
-    const float* from = work.parts + row * outputs + (kOne ? i : i % outputs);
-    float sum = 0;
-    for (int begin = 0; begin < work.slices; begin += kAhead) {
-      float part[kAhead];
+// dt, B and C of the group's tokens, rounded: the slices' parts, four columns a thread.
+template <class T, int kAhead, int kThreads>
+__device__ __forceinline__ void add_parts(const MambaStepParams& p, const Work& work, float4* shares, float* sums,
+                                          T* dt_in) {
+  constexpr int kUnderWay = 16;
+  const int columns = work.outputs / 4, items = work.tokens * columns, count = slice_shares<kThreads, kAhead>(work);
+  const int rank = static_cast<int>(p.u), n = static_cast<int>(p.n), stride = padded(rank);
+  auto rounded = [&](int i, const float4& sum) {
+    const float4 value = {to_float(from_float<T>(sum.x)), to_float(from_float<T>(sum.y)),
+                          to_float(from_float<T>(sum.z)), to_float(from_float<T>(sum.w))};
+    *reinterpret_cast<float4*>(sums + i * 4) = value;
+    if (p.norm_dt_B_C) return;
+    const int column = (kAhead == 1 ? i : i % columns) * 4;
+    T* to = dt_in + (kAhead == 1 ? 0 : i / columns * stride) + column;
+    if (column < rank) to[0] = from_float<T>(value.x);
+    if (column + 1 < rank) to[1] = from_float<T>(value.y);
+    if (column + 2 < rank) to[2] = from_float<T>(value.z);
+    if (column + 3 < rank) to[3] = from_float<T>(value.w);
+  };
+  const int share = (work.slices + count - 1) / count;
+  for (int j = threadIdx.x; j < items * count; j += kThreads) {
+    const int i = j % items, first = j / items * share, end = min(first + share, work.slices);
+    const std::int64_t row = min(std::int64_t{blockIdx.y} * work.tokens + (kAhead == 1 ? 0 : i / columns), p.b - 1);
+    const float* from = work.parts + row * work.outputs + (kAhead == 1 ? i : i % columns) * 4;
+    float4 sum{};
+    for (int begin = first; begin < end; begin += kUnderWay) {
+      float4 part[kUnderWay];
 #pragma unroll
-      for (int j = 0; j < kAhead; ++j) part[j] = begin + j < work.slices ? from[(begin + j) * p.b * outputs] : 0.0f;
+      for (int a = 0; a < kUnderWay; ++a)
+        part[a] =
+            begin + a < end ? *reinterpret_cast<const float4*>(from + (begin + a) * p.b * work.outputs) : float4{};
 #pragma unroll
-      for (int j = 0; j < kAhead; ++j) sum += part[j];
+      for (int a = 0; a < kUnderWay; ++a)
+        sum = {sum.x + part[a].x, sum.y + part[a].y, sum.z + part[a].z, sum.w + part[a].w};
     }
-    sums[i] = to_float(from_float<T>(sum));
+    if (count == 1)
+      rounded(i, sum);
+    else
+      shares[j] = sum;
   }
   __syncthreads();
-  if (p.norm_dt_B_C) {
-    for (int i = threadIdx.x / 32; i < 3 * work.tokens; i += kThreads / 32)
-      norm_part<T>(sums + i / 3 * outputs + (i % 3 == 0 ? 0 : rank + (i % 3 - 1) * n), i % 3 == 0 ? rank : n,
-                   p.norm_dt_B_C_eps);
+  if (count > 1) {
+    for (int i = threadIdx.x; i < items; i += kThreads) {
+      float4 sum = shares[i];
+      for (int a = 1; a < count; ++a) {
+        const float4 v = shares[a * items + i];
+        sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
+      }
+      rounded(i, sum);
+    }
     __syncthreads();
   }
-  const int stride = padded(rank);
-  for (int i = threadIdx.x; i < work.tokens * stride; i += kThreads)
-    dt_in[i] = kOne ? from_float<T>(i < rank ? sums[i] : 0.0f)
-                    : from_float<T>(i % stride < rank ? sums[i / stride * outputs + i % stride] : 0.0f);
+  if (!p.norm_dt_B_C) return;
+  for (int i = threadIdx.x / 32; i < 3 * work.tokens; i += kThreads / 32)
+    norm_part<T>(sums + i / 3 * work.outputs + (i % 3 == 0 ? 0 : rank + (i % 3 - 1) * n), i % 3 == 0 ? rank : n,
+                 p.norm_dt_B_C_eps);
+  __syncthreads();
+  for (int i = threadIdx.x; i < work.tokens * rank; i += kThreads)
+    dt_in[i / rank * stride + i % rank] = from_float<T>(sums[i / rank * work.outputs + i % rank]);
   __syncthreads();
 }
 
-// 8 rows of W_dt over 32 of its inputs each: 16 bytes a lane, zeros past the end.
-template <class T>
-__device__ __forceinline__ void load_dt_weights(uint4 (&w)[kRankBlocks], const MambaStepParams& p, std::int64_t channel,
+// `share` rows of W_dt to shared memory, zeros past their ends; 16 bytes at a time where they are so aligned (`wide`).
+template <class T, int kThreads>
+__device__ __forceinline__ void load_dt_weights(T* to, const MambaStepParams& p, std::int64_t first, int share,
                                                 bool wide) {
-  const int rank = static_cast<int>(p.u), t = threadIdx.x % 4;
-  const T* row = static_cast<const T*>(p.dt_proj.data) + min(channel, p.d - 1) * p.dt_proj.ld;
-#pragma unroll
-  for (int j = 0; j < kRankBlocks; ++j) {
-    const int at = j * kBlockInputs + t * 8;
-    w[j] = {};
-    if (at >= rank) continue;
-    if (wide) {
-      w[j] = *reinterpret_cast<const uint4*>(row + at);
-      continue;
+  const int rank = static_cast<int>(p.u), stride = rank_stride(rank), vectors = stride / 8;
+  const T* from = static_cast<const T*>(p.dt_proj.data) + first * p.dt_proj.ld;
+  if (wide) {
+    for (int i = threadIdx.x; i < share * vectors; i += kThreads) {
+      const int row = i / vectors, at = i % vectors * 8;
+      copy_16_bytes(shared_address(to + row * stride + at), from + row * p.dt_proj.ld + at, at < rank);
     }
-    Vector<T> v{};
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      if (at + i < rank) v.values[i] = row[at + i];
+  } else {
+    for (int i = threadIdx.x; i < share * stride; i += kThreads) {
+      const int row = i / stride, at = i % stride;
+      to[i] = at < rank ? from[row * p.dt_proj.ld + at] : T{};
     }
-    w[j] = *reinterpret_cast<const uint4*>(&v);
   }
+  commit_copies();
 }
 
 __device__ __forceinline__ float4 minus_exp(const float4& x) {
@@ -262,7 +310,7 @@ template <class T, int kAhead, int kThreads>
 __global__ void __launch_bounds__(kThreads) dt_scan_mma(MambaStepParams p, Work work, bool wide) {
   constexpr int kWarps = kThreads / 32;
   extern __shared__ __align__(128) unsigned char shared[];
-  const ScanMemory memory = scan_memory(p, work);
+  const ScanMemory memory = scan_memory<kAhead, kThreads>(p, work);
   constexpr bool kOne = kAhead == 1;  // token
   let_next_start();
   float *bias_of = reinterpret_cast<float*>(shared + memory.bias), *D_of = reinterpret_cast<float*>(shared + memory.D),
@@ -270,57 +318,60 @@ __global__ void __launch_bounds__(kThreads) dt_scan_mma(MambaStepParams p, Work 
         *gate_of = reinterpret_cast<float*>(shared + memory.gate),
         *sums = reinterpret_cast<float*>(shared + memory.sums);
   T* dt_in = reinterpret_cast<T*>(shared + memory.dt_in);
-  const int rank = static_cast<int>(p.u), n = static_cast<int>(p.n), outputs = static_cast<int>(p.x_proj.rows);
+  const int rank = static_cast<int>(p.u), n = static_cast<int>(p.n);
   const std::int64_t first = std::int64_t{blockIdx.x} * work.share, first_row = std::int64_t{blockIdx.y} * work.tokens;
   const int share = static_cast<int>(min(std::int64_t{work.share}, p.d - first));
   const int tokens = static_cast<int>(min(std::int64_t{work.tokens}, p.b - first_row));
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 
-  uint4 w[kRankBlocks];
-  load_dt_weights<T>(w, p, first + warp * 8 + g, wide);
-  // An item is a channel of kAhead tokens.
-  const int items = share * ((tokens + kAhead - 1) / kAhead);
+  T* W_dt = reinterpret_cast<T*>(shared + memory.W_dt);
+  load_dt_weights<T, kThreads>(W_dt, p, first, share, wide);
+  // An item is a channel of kAhead tokens, four lanes each; a lane has 4 states of it at a time, every 16.
+  constexpr int kItems = kThreads / 4;
+  const int items = share * ((tokens + kAhead - 1) / kAhead), my_item = static_cast<int>(threadIdx.x) / 4;
   auto channel_of = [&](int i) { return kOne ? i : i % share; };
   auto token_of = [&](int i) { return kOne ? 0 : i / share * kAhead; };
-  auto state_at = [&](int c, int token, int j) {
-    return p.ssm_state + ((first_row + min(token, tokens - 1)) * p.d + first + c) * n + j;
-  };
-  float4 first_A{}, first_h[kAhead]{};
-  const int first_item = min(static_cast<int>(threadIdx.x) / 4, items - 1);
-  if (t * 4 < n) {
-    const int c = channel_of(first_item), token = token_of(first_item);
-    first_A = *reinterpret_cast<const float4*>(p.A_log + (first + c) * n + t * 4);
+  float4 next_A{}, next_h[kAhead]{};  // A_log
+  auto ask = [&](int i, int j) {
+    i = min(i, items - 1);
+    if (j >= n) return;
+    const int c = channel_of(i), token = token_of(i);
+    next_A = *reinterpret_cast<const float4*>(p.A_log + (first + c) * n + j);
 #pragma unroll
-    for (int a = 0; a < kAhead; ++a) first_h[a] = *reinterpret_cast<const float4*>(state_at(c, token + a, t * 4));
-  }
-  if (share > kWarps * 8)
-    ask_for(static_cast<const T*>(p.dt_proj.data) + first * p.dt_proj.ld, share * p.dt_proj.ld * 2);
-  if (items > kThreads / 4) {
-    ask_for(p.A_log + first * n, share * n * 4);
-    for (int token = 0; token < tokens; ++token)
-      ask_for(p.ssm_state + ((first_row + token) * p.d + first) * n, share * n * 4);
-  }
+    for (int a = 0; a < kAhead; ++a)
+      next_h[a] = *reinterpret_cast<const float4*>(
+          p.ssm_state + ((first_row + min(token + a, tokens - 1)) * p.d + first + c) * n + j);
+  };
+  ask(my_item, t * 4);
+  if (items > kItems) ask_for(p.A_log + first * n, share * n * 4);
   for (int c = threadIdx.x; c < share; c += kThreads) {
     bias_of[c] = p.dt_bias[first + c];
     D_of[c] = p.D[first + c];
   }
-  first_A = minus_exp(first_A);
+  for (int i = threadIdx.x; i < work.tokens * padded(rank); i += kThreads) dt_in[i] = T{};  // zeros past the rank
+  __syncthreads();
   wait_for_inputs();
-#pragma unroll 4
-  for (int i = threadIdx.x; i < tokens * share; i += kThreads) {
-    const std::int64_t row = first_row + (kOne ? 0 : i / share), channel = first + channel_of(i);
-    u_of[i] = to_float(static_cast<const T*>(work.channels)[row * p.d + channel]);
-    gate_of[i] = silu(to_float(static_cast<const T*>(p.xz)[row * 2 * p.d + p.d + channel]));
-  }
-  add_parts<T, kThreads, kOne>(p, work, sums, dt_in);
-  for (int tile = warp; tile * 8 < share; tile += kWarps) {
-    if (tile != warp) load_dt_weights<T>(w, p, first + tile * 8 + g, wide);
-    float sum[4] = {};
+  constexpr int kTogether = kOne ? 1 : 8;  // channels of a thread
+  for (int i = threadIdx.x; i < tokens * share / kTogether; i += kThreads) {
+    const int token = kOne ? 0 : i / (share / kTogether), c = (kOne ? i : i % (share / kTogether)) * kTogether;
+    const std::int64_t row = first_row + token, channel = first + c;
+    float u[kTogether], z[kTogether];
+    load_floats(static_cast<const T*>(work.channels) + row * p.d + channel, u);
+    load_floats(static_cast<const T*>(p.in_proj.y.data) + row * 2 * p.d + p.d + channel, z);
 #pragma unroll
-    for (int j = 0; j < kRankBlocks; ++j) {
-      if (j * kBlockInputs >= rank) break;
-      multiply_block<T>(sum, input_of(dt_in, padded(rank), work.tokens, j * kBlockInputs + t * 8), uint4{}, w[j]);
-    }
+    for (int j = 0; j < kTogether; ++j) z[j] = silu(z[j]);
+    store_shared(u_of + token * share + c, u);
+    store_shared(gate_of + token * share + c, z);
+  }
+  add_parts<T, kAhead, kThreads>(p, work, reinterpret_cast<float4*>(shared + memory.shares), sums, dt_in);
+  wait_copies<0>();
+  __syncthreads();
+  for (int tile = warp; tile * 8 < share; tile += kWarps) {
+    const unsigned from = shared_address(W_dt + (tile * 8 + g) * rank_stride(rank) + t * 8);
+    float sum[4] = {};
+    for (int j = 0; j * kBlockInputs < rank; ++j)
+      multiply_block<T>(sum, input_of(dt_in, padded(rank), work.tokens, j * kBlockInputs + t * 8), uint4{},
+                        load_shared(from + j * kBlockInputs * 2));
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int c = tile * 8 + t * 2 + i;
@@ -330,9 +381,9 @@ __global__ void __launch_bounds__(kThreads) dt_scan_mma(MambaStepParams p, Work 
     }
   }
   __syncthreads();
-  for (int begin = 0; begin < items; begin += kThreads / 4) {
-    const int i = min(begin + static_cast<int>(threadIdx.x) / 4, items - 1), c = channel_of(i), token0 = token_of(i);
-    const bool mine = begin + static_cast<int>(threadIdx.x) / 4 < items;  // shuffles need every lane
+  for (int begin = 0; begin < items; begin += kItems) {
+    const int i = min(begin + my_item, items - 1), c = channel_of(i), token0 = token_of(i);
+    const bool mine = begin + my_item < items;  // shuffles need every lane
     float y[kAhead] = {}, dt[kAhead], dt_u[kAhead];
     const float* B[kAhead];
 #pragma unroll
@@ -342,18 +393,22 @@ __global__ void __launch_bounds__(kThreads) dt_scan_mma(MambaStepParams p, Work 
       dt_u[a] = dt[a] * u_of[token * share + c];
     }
     for (int j = t * 4; j < n; j += 16) {
+      const float4 A = minus_exp(next_A);
       float4 h[kAhead];
-      const bool loaded = begin == 0 && j < 16;
-      const float4 A = loaded ? first_A : minus_exp(*reinterpret_cast<const float4*>(p.A_log + (first + c) * n + j));
 #pragma unroll
       for (int a = 0; a < kAhead; ++a) {
-        h[a] = loaded ? first_h[a] : *reinterpret_cast<const float4*>(state_at(c, token0 + a, j));
-        B[a] = sums + min(token0 + a, tokens - 1) * outputs + rank + j;
+        h[a] = next_h[a];
+        B[a] = sums + min(token0 + a, tokens - 1) * work.outputs + rank + j;
       }
+      if (j + 16 < n)
+        ask(begin + my_item, j + 16);
+      else if (begin + kItems < items)
+        ask(begin + kItems + my_item, t * 4);
       scan_states<kAhead>(y, h, A, dt, dt_u, B, n);
 #pragma unroll
       for (int a = 0; a < kAhead; ++a) {
-        if (mine && token0 + a < tokens) *reinterpret_cast<float4*>(state_at(c, token0 + a, j)) = h[a];
+        if (mine && token0 + a < tokens)
+          *reinterpret_cast<float4*>(p.ssm_state + ((first_row + token0 + a) * p.d + first + c) * n + j) = h[a];
       }
     }
 #pragma unroll
@@ -368,38 +423,63 @@ __global__ void __launch_bounds__(kThreads) dt_scan_mma(MambaStepParams p, Work 
   }
 }
 
+// conv_x_proj by itself, after norm_linear.
+template <class T>
+void launch_conv(const Stream& stream, const MambaStepParams& p, const Work& work) {
+  const auto bytes = static_cast<std::size_t>(work.outputs / 8 * (work.slice / kBlockInputs) * 512 +
+                                              work.tokens * padded(work.slice) * 2);
+  const auto conv = work.tokens == 1 ? conv_x_proj_mma<T, true> : conv_x_proj_mma<T, false>;
+  allow_shared_bytes(conv, bytes);
+  const dim3 grid(static_cast<unsigned>(work.slices), static_cast<unsigned>(divide_up(p.b, work.tokens)));
+  launch_dependent(conv, {grid, kThreads, bytes}, stream, p, work);
+}
+
+template <class T, int kAhead, int kThreads>
+void launch_scan(const Stream& stream, const MambaStepParams& p, const Work& work) {
+  const auto bytes = static_cast<std::size_t>(scan_memory<kAhead, kThreads>(p, work).bytes);
+  const auto scan = dt_scan_mma<T, kAhead, kThreads>;
+  allow_shared_bytes(scan, bytes);
+  const bool wide = p.u % 8 == 0 && p.dt_proj.ld % 8 == 0 && is_aligned(p.dt_proj.data, 16);
+  const dim3 grid(static_cast<unsigned>(divide_up(p.d, work.share)),
+                  static_cast<unsigned>(divide_up(p.b, work.tokens)));
+  launch_dependent(scan, {grid, kThreads, bytes}, stream, p, work, wide);
+}
+
 template <class T>
 void launch(const Stream& stream, const MambaStepParams& p) {
   Work work;
   // Few tokens a group read more weights, many read more parts of the sums.
   work.tokens = static_cast<int>(std::min<std::int64_t>(divide_up(p.b, 4), kTokens));
-  const int tiles = static_cast<int>(divide_up(p.x_proj.rows, 8));
-  const std::int64_t blocks = std::min<std::int64_t>(divide_up(p.d, kSlices * kBlockInputs), kSliceBytes / 512 / tiles);
-  work.slice = static_cast<int>(blocks) * kBlockInputs;
-  work.slices = static_cast<int>(divide_up(p.d, work.slice));
-  const std::int64_t groups = divide_up(p.b, work.tokens);
-  const std::int64_t share = divide_up(divide_up(p.d * groups, multiprocessors(stream.device)), 8) * 8;
-  work.share = static_cast<int>(std::min<std::int64_t>(share, kMaxShare));
+  work.outputs = static_cast<int>(divide_up(p.x_proj.rows, 8)) * 8;
+  // All blocks of dt_scan are there at once.
+  const std::int64_t blocks_a_group =
+      std::max<std::int64_t>(multiprocessors(stream.device) / divide_up(p.b, work.tokens), 1);
+  const std::int64_t most =
+      std::min<std::int64_t>(kShareBytes / 2 / rank_stride(static_cast<int>(p.u)) / 8 * 8, kMaxShare);
+  work.share = static_cast<int>(std::min<std::int64_t>(divide_up(divide_up(p.d, blocks_a_group), 8) * 8, most));
   Scratch scratch(stream);
   work.channels = scratch.allocate<T>(p.b * p.d);
-  work.parts = scratch.allocate<float>(work.slices * p.b * p.x_proj.rows);
-  const auto y = static_cast<unsigned>(groups);
 
-  const auto conv_bytes = static_cast<std::size_t>(tiles * blocks * 512 + work.tokens * padded(work.slice) * 2);
-  const auto conv = work.tokens == 1 ? conv_x_proj_mma<T, true> : conv_x_proj_mma<T, false>;
-  allow_shared_bytes(conv, conv_bytes);
-  launch_dependent(conv, {dim3(static_cast<unsigned>(work.slices), y), kThreads, conv_bytes}, stream, p, work);
-
-  const auto scan_bytes = static_cast<std::size_t>(scan_memory(p, work).bytes);
-  const bool wide = p.u % 8 == 0 && p.dt_proj.ld % 8 == 0 && is_aligned(p.dt_proj.data, 16);
-  auto launch_scan = [&](auto scan, unsigned threads) {
-    allow_shared_bytes(scan, scan_bytes);
-    const dim3 grid(static_cast<unsigned>(divide_up(p.d, work.share)), y);
-    launch_dependent(scan, {grid, threads, scan_bytes}, stream, p, work, wide);
-  };
-  if (work.tokens == 1) return launch_scan(dt_scan_mma<T, 1, 256>, 256);
-  if (work.tokens == 2) return launch_scan(dt_scan_mma<T, 2, 512>, 512);
-  launch_scan(dt_scan_mma<T, 4, 512>, 512);
+  ConvXProj conv{p.d, p.k, p.conv_weight, p.conv_bias, p.conv_state, p.x_proj, work.channels};
+  work.slices = conv_stream_parts(stream.device, p.in_proj, conv);
+  const bool together = work.slices > 0;
+  if (!together) {
+    const std::int64_t blocks =
+        std::min<std::int64_t>(divide_up(p.d, kSlices * kBlockInputs), kSliceBytes / 64 / work.outputs);
+    work.slice = static_cast<int>(blocks) * kBlockInputs;
+    work.slices = static_cast<int>(divide_up(p.d, work.slice));
+  }
+  work.parts = scratch.allocate<float>(work.slices * p.b * work.outputs);
+  if (together) {
+    conv.parts = work.parts;
+    norm_conv_stream(stream, p.in_proj, conv);
+  } else {
+    norm_stream(stream, p.in_proj);
+    launch_conv<T>(stream, p, work);
+  }
+  if (work.tokens == 1) return launch_scan<T, 1, 256>(stream, p, work);
+  if (work.tokens == 2) return launch_scan<T, 2, 512>(stream, p, work);
+  launch_scan<T, 4, 512>(stream, p, work);
 }
 
 }  // namespace

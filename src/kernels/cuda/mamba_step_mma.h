@@ -1,4 +1,4 @@
-// conv_x_proj and dt_scan of a step in 16 bits, on tensor cores.
+// norm_linear, conv_x_proj and dt_scan of a step in 16 bits, on tensor cores.
 #pragma once
 
 #include "kernels/mamba_step.h"
@@ -7,6 +7,7 @@ namespace coluber::cuda {
 
 inline constexpr std::int64_t kMaxMmaRows = 64;
 
+// Where norm_linear is taken too.
 bool takes_mamba_step_mma(const MambaStepParams& p);
 void mamba_step_mma(const Stream& stream, const MambaStepParams& p);
 

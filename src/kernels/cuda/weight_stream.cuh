@@ -22,22 +22,36 @@ constexpr int kHalfInputs = 32;                            // of a product of ti
 constexpr int kBlockInputs = 2 * kHalfInputs;              // of a warp in a round: 128 bytes of a row
 constexpr int kRoundInputs = kStreamWarps * kBlockInputs;  // of a block of threads
 
+// Those of a block of threads, each of a stream's kRows rows of W.
+struct Turns {
+  int first = 0, end = 0, stride = 1;
+  __device__ int count() const { return (end - first + stride - 1) / stride; }
+};
+
+// Of a ring of `stages`, one a round, those that are ever used.
+__host__ __device__ inline int used_stages(int stages, std::int64_t inputs, std::int64_t turns) {
+  const std::int64_t rounds = (inputs + kRoundInputs - 1) / kRoundInputs * turns;
+  return rounds < stages ? static_cast<int>(rounds) : stages;
+}
+
 // Whole lines of 8 rows: 8 lanes a row and copy, so a warp reads what its other lanes have copied.
 template <class T, int kTiles, int kStages>
 class WeightStream {
  public:
-  static constexpr int kRows = 8 * kTiles, kWarpBytes = kStages * kTiles * 1024, kBytes = kStreamWarps * kWarpBytes;
+  static constexpr int kRows = 8 * kTiles;
 
-  // Starts with the rows of turn blockIdx.x, then goes on gridDim.x turns further. W's rows begin at multiples of 16
-  // bytes and have multiples of 8 numbers. `ring`: kBytes.
-  __device__ __forceinline__ WeightStream(const Matrix& weight, int turns, void* ring)
+  // W's rows begin at multiples of 16 bytes and have multiples of 8 numbers. `ring`: 1 KiB a tile and warp in each of
+  // the used_stages.
+  __device__ __forceinline__ WeightStream(const Matrix& weight, const Turns& turns, void* ring)
       : weight_(static_cast<const T*>(weight.data)),
         ld_(weight.ld),
         last_(weight.rows - 1),
         k_(static_cast<int>(weight.columns)),
-        turn_(static_cast<int>(blockIdx.x)),
-        turns_(turns),
-        ring_(shared_address(ring) + threadIdx.x / 32 * kWarpBytes) {
+        turn_(turns.first),
+        end_(turns.end),
+        stride_(turns.stride),
+        ring_(shared_address(ring) +
+              threadIdx.x / 32 * used_stages(kStages, weight.columns, turns.count()) * kTiles * 1024) {
     const int lane = threadIdx.x % 32, row = lane / 8, chunk = lane % 8, g = lane / 4, t = lane % 4;
     row_ = row;
     first_ = static_cast<int>(threadIdx.x) / 32 * kBlockInputs + chunk * 8;
@@ -75,7 +89,7 @@ class WeightStream {
   }
 
   __device__ __forceinline__ void ask() {
-    if (turn_ < turns_) {
+    if (turn_ < end_) {
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
         const unsigned to = ring_ + (stage_ * kTiles + n) * 1024 + to_;
@@ -85,7 +99,7 @@ class WeightStream {
       at_ += kRoundInputs;
       if (at_ - first_ >= k_) {  // for all warps together
         at_ = first_;
-        turn_ += static_cast<int>(gridDim.x);
+        turn_ += stride_;
         find_rows();
       }
     }
@@ -95,7 +109,7 @@ class WeightStream {
 
   const T* weight_;
   std::int64_t ld_, last_;
-  int k_, turn_, turns_, row_, first_, at_;
+  int k_, turn_, end_, stride_, row_, first_, at_;
   unsigned ring_, to_, from_;
   int stage_ = 0;
   const T* rows_[kTiles];

@@ -10,7 +10,7 @@ bool takes_norm_linear(int, const NormLinearParams&) {
 void norm_linear(const Stream& stream, const NormLinearParams&) {
   refuse_kernel(stream);
 }
-bool takes_mamba_step(const MambaStepParams&) {
+bool takes_mamba_step(int, const MambaStepParams&) {
   return false;
 }
 void mamba_step(const Stream& stream, const MambaStepParams&) {
