@@ -172,7 +172,7 @@ template <class Managed>
 std::shared_ptr<void> owner_of(Managed* managed, Release release) {
   const dlpack::Device device = managed->array.device;
   std::optional<cuda::Stream> stream;  // that may still read it at the end
-  if (release == Release::kInOrder && device.type == dlpack::kCuda) {
+  if (release == Release::kInOrder && (device.type == dlpack::kCuda || device.type == dlpack::kCudaManaged)) {
     retired().release_passed();
     cuda::require_device(device.index);
     stream = cuda::current_stream(device.index);

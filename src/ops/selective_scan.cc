@@ -140,6 +140,9 @@ struct Prepared {
   bool reference = false;
   bool any_strides = false;  // the kernel takes inputs as they lie
 
+  bool on_gpu() const { return !u.device().is_cpu(); }
+  bool is_empty() const { return x.b * x.l * x.d == 0; }  // the kernels of a GPU have nothing to start
+
   // (s,d,n e); the view of a contiguous tensor, otherwise a copy.
   Tensor flat_state(const Tensor& t) const {
     return t.defined() ? t.contiguous().reshape({x.slots, x.d, x.n * x.elems}) : t;
@@ -197,6 +200,12 @@ SelectiveScanParams<T, P> to_params(const SelectiveScanArgs& args, const Prepare
   return k;
 }
 
+// What becomes of a state without tokens.
+void pass_through(const Tensor& out, const Tensor& in) {
+  if (!out.defined() || (in.defined() && out.raw() == in.raw())) return;
+  in.defined() ? out.copy_from(in) : out.fill(0);
+}
+
 // Both may be the same memory: every kernel reads a channel's state before it writes it. Other overlaps may not.
 bool overlaps_partly(const Tensor& a, const Tensor& b) {
   if (a.numel() == 0 || b.numel() == 0 || a.raw() == b.raw()) return false;
@@ -235,7 +244,9 @@ Tensor selective_scan_forward(Context& ctx, const SelectiveScanArgs& args, Tenso
     return saved->checkpoints.data<float>();
   };
   if (saved != nullptr) saved->checkpoints = {};
-  if (!device.is_cpu()) {
+  if (p.on_gpu() && p.is_empty()) {
+    pass_through(state, p.state_in);
+  } else if (p.on_gpu()) {
     with_storage(dtype, [&](auto storage) {
       run(storage, 0.0f, [&](const auto& k) {
         const cuda::Stream stream = cuda::current_stream(device.index);
@@ -269,15 +280,16 @@ SelectiveScanGrads selective_scan_backward(Context& ctx, const SelectiveScanArgs
   check_device(kOp, "grad_state_out", grad_state_out, device);
   const Tensor gy = p.any_strides ? grad_y : with_unit_stride(grad_y);
   const Tensor grad_state = p.flat_state(grad_state_out);
+  const bool adds = p.reference || (p.on_gpu() && p.is_empty());  // gradients begin at 0
   auto make = [&](const Tensor& like) {
     if (!like.defined()) return Tensor{};
-    return p.reference ? Tensor::zeros(like.shape(), like.dtype()) : Tensor::empty(like.shape(), like.dtype(), device);
+    return adds ? Tensor::zeros(like.shape(), like.dtype(), device) : Tensor::empty(like.shape(), like.dtype(), device);
   };
   auto place = [&](std::string_view name, const Tensor& target, const Tensor& like) {
     if (!target.defined()) return make(like);
     check_target(kOp, name, target, like);
     check_equal(kOp, "numbers of a state where a target is given", 1, p.x.elems);
-    if (p.reference) target.fill(0);
+    if (adds) target.fill(0);
     return target;
   };
   SelectiveScanGrads grads{make(args.u),
@@ -312,7 +324,11 @@ SelectiveScanGrads selective_scan_backward(Context& ctx, const SelectiveScanArgs
     check_like("saved checkpoints", saved.checkpoints, {elems}, DType::kF32);
     return saved.checkpoints.data<float>();
   };
-  if (!device.is_cpu()) {
+  if (p.on_gpu() && p.is_empty()) {
+    pass_through(p.flat_state(grads.state_in), grad_state);
+    return grads;
+  }
+  if (p.on_gpu()) {
     with_storage(dtype, [&](auto storage) {
       run(storage, 0.0f, [&](const auto& k, const auto& g) {
         const cuda::Stream stream = cuda::current_stream(device.index);

@@ -100,6 +100,27 @@ TEST_F(CudaTensor, MemoryIsKeptAndGivenBack) {
   EXPECT_EQ(memory_stats(kGpu).cached_bytes, 0);
 }
 
+// What work recorded in a graph leaves behind goes back when the last of it is dropped, whichever goes first.
+TEST_F(CudaTensor, GraphsGiveTheirMemoryBack) {
+  constexpr std::int64_t kBytes = 256 << 20;
+  auto graph_of = [](Tensor& result) {
+    const auto work = [&result] { result = Tensor::zeros({kBytes}, DType::kU8, kGpu); };
+    return std::make_unique<cuda::Graph>(0, work, work);
+  };
+  release_cached_memory(kGpu);
+  const std::int64_t before = cuda_device_info(0).free_bytes;
+  for (int i = 0; i < 3; ++i) {
+    Tensor result;
+    std::unique_ptr<cuda::Graph> graph = graph_of(result);
+    graph->launch();
+    EXPECT_EQ(result.at({kBytes - 1}), 0);
+    EXPECT_LE(cuda_device_info(0).free_bytes, before - kBytes);
+    if (i > 0) graph.reset();
+  }
+  release_cached_memory(kGpu);
+  EXPECT_GE(cuda_device_info(0).free_bytes, before - kBytes / 2);
+}
+
 // Gives the same block to everybody, and remembers what for.
 class OneBlock final : public cuda::Allocator {
  public:

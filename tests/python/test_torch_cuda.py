@@ -310,6 +310,27 @@ def test_mixed_devices_are_refused():
         scan(*(t.double() for t in inputs))
 
 
+def test_page_locked_memory_may_change_once_it_is_copied():
+    x = torch.ones(1 << 26, pin_memory=True)
+    a = coluber.array(x)
+    there = a.to("cuda")
+    x.fill_(2)
+    coluber.synchronize("cuda")
+    assert bool((torch.from_dlpack(there) == 1).all())
+
+
+def test_no_sequences():
+    b, l = 0, 5
+    inputs = leaves(*scan_inputs(b=b, l=l))
+    out = scan(*inputs)
+    out.sum().backward()
+    assert out.shape == (b, 64, l) and all(bool((t.grad == 0).all()) for t in inputs)
+    model = ct.Mamba(64, n_layer=2, device="cuda")
+    out = model(normal(b, l, 64))
+    out.sum().backward()
+    assert out.shape == (b, l, 64) and all(bool((p.grad == 0).all()) for p in model.parameters())
+
+
 def test_dlpack_orders_the_streams():
     x, weight = normal(64, 256), normal(32, 256)
     want = torch.nn.functional.linear(3 * x, weight)

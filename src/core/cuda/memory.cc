@@ -18,6 +18,9 @@ class DeviceCache final : public BlockCache {
   // Nothing goes back while there is enough: cudaFree waits for the device, and other work on it is rarely ours to
   // spare.
   explicit DeviceCache(int device) : BlockCache(0, false), device_(device) {}
+  ~DeviceCache() override {
+    if (!is_forked()) release();
+  }
 
  private:
   void* system_allocate(std::int64_t bytes) override {
@@ -28,26 +31,30 @@ class DeviceCache final : public BlockCache {
     return nullptr;
   }
 
-  // cudaFree waits for the device: nothing of any stream still reads the block.
+  // cudaFree waits for the device: nothing of any stream still reads the block. Does not throw: called by destructors,
+  // also at the end of a process, when the driver may be gone and all memory with it.
   void system_free(void* block, std::int64_t) override {
-    const DeviceScope scope(device_);
+    int before = 0;
+    if (cudaGetDevice(&before) != cudaSuccess || cudaSetDevice(device_) != cudaSuccess) return;
     cudaFree(block);
+    cudaSetDevice(before);
   }
 
   const int device_;
 };
 
-// Never destroyed: tensors in static storage may outlive them, and the driver may be gone before.
+// Never destroyed: tensors in static storage may outlive them, and the driver may be gone before. A cache lives until
+// its stream is dropped and the last of its blocks is back.
 struct Caches {
   std::mutex mutex;
-  std::map<std::pair<int, void*>, DeviceCache*> of_stream;
+  std::map<std::pair<int, void*>, std::shared_ptr<DeviceCache>> of_stream;
   std::set<DeviceCache*> kept;  // of graphs: their blocks are written at every launch
 
-  DeviceCache& find(int device, void* stream) {
+  std::shared_ptr<DeviceCache> find(int device, void* stream) {
     const std::lock_guard lock(mutex);
-    DeviceCache*& cache = of_stream[{device, stream}];
-    if (cache == nullptr) cache = new DeviceCache(device);
-    return *cache;
+    std::shared_ptr<DeviceCache>& cache = of_stream[{device, stream}];
+    if (cache == nullptr) cache = std::make_shared<DeviceCache>(device);
+    return cache;
   }
 
   template <class F>
@@ -88,16 +95,16 @@ AllocatorScope::~AllocatorScope() {
 std::shared_ptr<void> allocate(std::int64_t size_bytes, int device, DType dtype) {
   if (thread_allocator != nullptr) return thread_allocator->allocate(size_bytes, device, dtype);
   require_device(device);
-  DeviceCache& cache = caches().find(device, current_stream(device).handle);
-  const std::int64_t bytes = cache.size_class(size_bytes);
-  void* block = bytes > 0 ? cache.take(bytes) : nullptr;
+  const std::shared_ptr<DeviceCache> cache = caches().find(device, current_stream(device).handle);
+  const std::int64_t bytes = cache->size_class(size_bytes);
+  void* block = bytes > 0 ? cache->take(bytes) : nullptr;
   if (block == nullptr && bytes > 0) {  // caches may keep what is missing
     release_cached_memory(device);
-    block = cache.take(bytes);
+    block = cache->take(bytes);
   }
   if (block == nullptr) refuse_out_of_memory(size_bytes, device);
-  return std::shared_ptr<void>(block, [&cache, bytes](void* p) {
-    if (!is_forked()) cache.give(p, bytes);  // a child's copy of the handle: the memory is its parent's
+  return std::shared_ptr<void>(block, [cache, bytes](void* p) {
+    if (!is_forked()) cache->give(p, bytes);  // a child's copy of the handle: the memory is its parent's
   });
 }
 
@@ -126,30 +133,42 @@ void release_cached_memory(int device) {
 }
 
 void keep_memory_of(const Stream& stream) {
-  DeviceCache& cache = caches().find(stream.device, stream.handle);
+  const std::shared_ptr<DeviceCache> cache = caches().find(stream.device, stream.handle);
   const std::lock_guard lock(caches().mutex);
-  caches().kept.insert(&cache);
+  caches().kept.insert(cache.get());
 }
 
 void drop_memory_of(const Stream& stream) {
-  DeviceCache& cache = caches().find(stream.device, stream.handle);
+  const std::shared_ptr<DeviceCache> cache = caches().find(stream.device, stream.handle);  // outlives the lock
   const std::lock_guard lock(caches().mutex);
-  caches().kept.erase(&cache);
-  cache.release();
-  caches().of_stream.erase({stream.device, stream.handle});  // tensors that still live keep a pointer to the cache
+  caches().kept.erase(cache.get());
+  caches().of_stream.erase({stream.device, stream.handle});  // tensors that still live hold the cache
 }
+
+namespace {
+
+// The driver reads page-locked memory when the stream gets there; any other it has read when the call returns.
+bool is_page_locked(const void* memory) {
+  cudaPointerAttributes attributes{};
+  check(cudaPointerGetAttributes(&attributes, memory), "cudaPointerGetAttributes");
+  return attributes.type == cudaMemoryTypeHost;
+}
+
+}  // namespace
 
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, std::int64_t bytes) {
   if (bytes == 0) return;
   const int device = to_device.is_cpu() ? from_device.index : to_device.index;
   const DeviceScope scope(device);
   const cudaStream_t stream = handle_of(current_stream(device));
-  // A copy between two devices waits for what the other one's stream has under way.
-  if (!to_device.is_cpu() && !from_device.is_cpu() && to_device.index != from_device.index) {
-    synchronize(from_device.index);
-  }
+  // Between two devices either stream waits for the other: the copy for what writes `from`, and what uses the memory of
+  // `from` next for the copy.
+  const bool between_devices = !to_device.is_cpu() && !from_device.is_cpu() && to_device.index != from_device.index;
+  if (between_devices) order(current_stream(from_device.index), current_stream(device));
   check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDefault, stream), "copy");
+  if (between_devices) order(current_stream(device), current_stream(from_device.index));
   if (to_device.is_cpu()) check(cudaStreamSynchronize(stream), "copy to the cpu");
+  if (from_device.is_cpu() && is_page_locked(from)) check(cudaStreamSynchronize(stream), "copy from the cpu");
 }
 
 void fill_bytes(void* to, int device, std::uint8_t value, std::int64_t bytes) {

@@ -193,6 +193,7 @@ void copy_tensor(const Tensor& to, const Tensor& from) {
 }
 
 void fill_tensor(const Tensor& to, double value) {
+  if (to.numel() == 0) return;
   const DeviceScope scope(to.device().index);
   Tensor all = Tensor::full({}, value, to.dtype()).to(to.device()).reshape({1});
   Shape ones = to.shape();
