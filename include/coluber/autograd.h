@@ -128,8 +128,7 @@ class Tape {
   std::vector<std::function<void(Context&)>> entries_;
 };
 
-// What backward makes again instead of keeping it from forward. Gradients have the same bits with any of them.
-//   none   nothing
+// What backward makes again instead of keeping it from forward (none: nothing). Gradients have the same bits.
 //   light  what costs little beside its memory: outputs of norms and convolutions, and dt
 //   scan   that, and the scan: its output and the states that its backward starts from
 //   layer  all of a layer's mixer, from its input on, which is made again from the residual stream

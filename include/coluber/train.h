@@ -66,10 +66,9 @@ class AdamW {
 
   // sqrt of the sum of squares of all gradients, in double and in order of the parameters.
   double grad_norm(Context& ctx) const;
-  // One update from the gradients, which are dropped afterwards. Returns their norm before clipping. Throws kNumeric
-  // when that is not finite; then nothing has changed but the gradients, which are dropped too.
+  // One update from the gradients, which are dropped afterwards. Returns their norm before clipping. Where that is not
+  // finite nothing has changed but the gradients, which are dropped too: step() throws kNumeric, the other does not.
   double step(Context& ctx, double lr);
-  // The same without throwing: what it returns may be NaN or infinity.
   double step_if_finite(Context& ctx, double lr);
   // The work of step() without its effect, for timing: every parameter and moment keeps its bits. Only possible before
   // the first step; afterwards it drops the gradients and returns false.
@@ -83,9 +82,7 @@ class AdamW {
   std::int64_t size_bytes() const;
 
  private:
-  ops::AdamWArgs args_of(double lr, double grad_scale, std::int64_t step) const;
-  // All parameters that have gradients.
-  std::vector<ops::AdamWTensors> tensors(double weight_decay) const;
+  std::vector<ops::AdamWTensors> tensors(double weight_decay) const;  // that have gradients
 
   AdamWOptions options_;
   Parameters parameters_;

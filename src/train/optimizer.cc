@@ -14,6 +14,17 @@ void check_range(std::string_view what, double value, bool fits, std::string_vie
   }
 }
 
+ops::AdamWArgs args_of(const AdamWOptions& options, double lr, double grad_scale, std::int64_t step) {
+  ops::AdamWArgs args;
+  args.lr = lr;
+  args.beta1 = options.beta1;
+  args.beta2 = options.beta2;
+  args.eps = options.eps;
+  args.grad_scale = grad_scale;
+  args.step = step;
+  return args;
+}
+
 }  // namespace
 
 void AdamWOptions::check() const {
@@ -61,7 +72,8 @@ double AdamW::step_if_finite(Context& ctx, double lr) {
     norm = grad_norm(ctx);
     if (std::isfinite(norm)) {
       ++num_steps_;
-      step.run(args_of(lr, options_.clip > 0 ? std::min(1.0, options_.clip / (norm + 1e-6)) : 1, num_steps_));
+      const double scale = options_.clip > 0 ? std::min(1.0, options_.clip / (norm + 1e-6)) : 1;
+      step.run(args_of(options_, lr, scale, num_steps_));
     }
   }
   drop_gradients();
@@ -71,20 +83,9 @@ double AdamW::step_if_finite(Context& ctx, double lr) {
 bool AdamW::rehearse(Context& ctx) {
   const bool can = num_steps_ == 0 && std::isfinite(grad_norm(ctx));
   // With moments of zero, gradients times zero and a rate of zero: x - 0 (0 / (0 + eps) + 0 x) = x.
-  if (can) ops::adamw_step(ctx, args_of(0, 0, 1), tensors(0));
+  if (can) ops::adamw_step(ctx, args_of(options_, 0, 0, 1), tensors(0));
   drop_gradients();
   return can;
-}
-
-ops::AdamWArgs AdamW::args_of(double lr, double grad_scale, std::int64_t step) const {
-  ops::AdamWArgs args;
-  args.lr = lr;
-  args.beta1 = options_.beta1;
-  args.beta2 = options_.beta2;
-  args.eps = options_.eps;
-  args.grad_scale = grad_scale;
-  args.step = step;
-  return args;
 }
 
 std::vector<ops::AdamWTensors> AdamW::tensors(double weight_decay) const {
