@@ -51,7 +51,8 @@ struct LinearGradXParams {
   std::int64_t ldgy = 0;
   WeightMatrix weight;
   bool bf16 = false;
-  float* grad_x = nullptr;  // (m,k), overwritten
+  bool accumulate = false;  // add to grad_x instead of overwriting it
+  float* grad_x = nullptr;  // (m,k)
   std::int64_t ldgx = 0;
 };
 

@@ -161,17 +161,12 @@ void matrix_grad_x(Context& ctx, const Tensor& grad_y, const Tensor& weight, DTy
   if (!grad_y.device().is_cpu()) {
     return device_product(grad_y, false, weight, false, factor_dtype(grad_y, compute), grad_x, accumulate);
   }
-  if (accumulate) {
-    const Tensor more = Tensor::empty(grad_x.shape(), grad_x.dtype());
-    matrix_grad_x(ctx, grad_y, weight, compute, more);
-    return add_inplace(ctx, grad_x, more);
-  }
   if (takes_reference(ctx, grad_y.dtype())) {
     const Tensor g = reference_factor(grad_y, grad_y.dtype(), compute);
     const Tensor w = reference_factor(weight, grad_y.dtype(), compute);
     with_type(grad_y.dtype(), [&](auto zero) {
       using T = decltype(zero);
-      reference::matmul<T>(view_of<const T, 2>(g), view_of<const T, 2>(w), view_of<T, 2>(grad_x));
+      reference::matmul<T>(view_of<const T, 2>(g), view_of<const T, 2>(w), view_of<T, 2>(grad_x), accumulate);
     });
     return;
   }
@@ -183,6 +178,7 @@ void matrix_grad_x(Context& ctx, const Tensor& grad_y, const Tensor& weight, DTy
   p.ldgy = row_stride(grad_y);
   p.weight = weight_matrix(weight);
   p.bf16 = compute == DType::kBF16;
+  p.accumulate = accumulate;
   p.grad_x = grad_x.data<float>();
   p.ldgx = row_stride(grad_x);
   cpu::linear_grad_x(ctx.threads(), ctx.scratch(), p);

@@ -183,6 +183,14 @@ TEST(Linear, AddsToGradientsThatAreThere) {
                   1);
         EXPECT_LE(product_share(bias_into, Tensor::full({1, c.m}, 1, DType::kF32), p.grad_y, bias_before.unsqueeze(0)),
                   1);
+        // Of x into rows with others between them.
+        const Tensor wide = random_tensor({c.m, 2 * c.in}, DType::kF32, 7), x_into = wide.slice(1, 0, c.in);
+        const Tensor x_before = x_into.clone(), beside = wide.slice(1, c.in, 2 * c.in).clone();
+        const LinearTargets to_x{{true, x_into, true}, {false, {}, false}, {false, {}, false}};
+        EXPECT_EQ(linear_gradients(ctx, p.args, p.grad_y, to_x).x.raw(), x_into.raw());
+        EXPECT_LE(product_share(x_into.clone(), rounded(p.grad_y, compute), rounded(p.args.weight, compute), x_before),
+                  1);
+        EXPECT_TRUE(same_bits(wide.slice(1, c.in, 2 * c.in).clone(), beside));
       }
     }
   }

@@ -133,7 +133,16 @@ bool gemm_has_bf16() {
   return has_avx512_bf16();
 }
 
+// x W^T of few inputs is mostly storing, which our own product does better on a Xeon: a forward pass of (1024,256) took
+// 0.91 of the time, of (512,16) 0.6; of (256,512) as long.
+static bool own_is_faster(const Gemm<float>& p) {
+  constexpr std::int64_t kFewInputs = 256;
+  return p.k <= kFewInputs && !p.transpose_a && p.transpose_b && selected_isa() == CpuIsa::kAvx512;
+}
+
 void gemm(const Gemm<float>& p) {
+  static const auto own = COLUBER_PICK_ISA(gemm_own);
+  if (own_is_faster(p)) return own(p, own_workspace());
   lower_isa_once();
   OneThread one_thread;
   const dnnl_status_t status = dnnl_sgemm(p.transpose_a ? 'T' : 'N', p.transpose_b ? 'T' : 'N', p.m, p.n, p.k, 1.0f,

@@ -4,6 +4,7 @@
 // its sum over tokens is cut as well, and the parts are added in order.
 #include <algorithm>
 #include <atomic>
+#include <type_traits>
 
 #include "core/arena.h"
 #include "core/threads.h"
@@ -21,8 +22,12 @@ namespace {
 // are 2 to 5 % faster than 128. 16 tiles keep 8 threads evenly busy.
 constexpr std::int64_t kTileColumns = 256, kMostTileRows = 1024;
 constexpr std::int64_t kEnoughTiles = 16;
-constexpr std::int64_t kEnoughFastTiles = 6;      // of bf16: packing the weights once more takes as long as multiplying
-constexpr std::int64_t kLeastPartTokens = 1024;   // of a sum over tokens that is cut
+constexpr std::int64_t kEnoughFastTiles = 6;    // of bf16: packing the weights once more takes as long as multiplying
+constexpr std::int64_t kLeastPartTokens = 512;  // of a sum over tokens that is cut
+constexpr std::int64_t kLeastFastPartTokens = 1024;  // in bf16, where parts take as long to add up, but not to multiply
+// Of a weight gradient in one call in f32: rows of grad_y are often a page long, and a call that goes through more of
+// them reads each from memory that no hardware asks for ahead. (1024,256) took 0.84 of the time, others the same.
+constexpr std::int64_t kTokensAtOnce = 512;
 constexpr std::int64_t kWidenDepth = 512;         // 256 x 512 widened weights, 512 KiB: half of an L2 cache
 constexpr std::int64_t kElemsPerTask = 32 << 10;  // of conversions: 10 us or so
 
@@ -354,7 +359,8 @@ void linear_forward(ThreadPool& threads, Arena& scratch, const LinearForwardPara
 void linear_grad_x(ThreadPool& threads, Arena& scratch, const LinearGradXParams& p) {
   if (p.m <= 0 || p.k <= 0) return;
   if (p.n == 0) {
-    for (std::int64_t i = 0; i < p.m; ++i) std::fill(p.grad_x + i * p.ldgx, p.grad_x + i * p.ldgx + p.k, 0.0f);
+    for (std::int64_t i = 0; i < p.m && !p.accumulate; ++i)
+      std::fill(p.grad_x + i * p.ldgx, p.grad_x + i * p.ldgx + p.k, 0.0f);
     return;
   }
   ArenaScope scope(scratch);
@@ -366,7 +372,7 @@ void linear_grad_x(ThreadPool& threads, Arena& scratch, const LinearGradXParams&
     const Tiles tiles(p.m, p.k, 128);
     threads.run(tiles.count(), [&](std::int64_t task) {
       const Tile t = tiles[task];
-      gemm(Gemm<T>{t.rows, t.columns, p.n, grad_y + t.row * ldgy, ldgy, false, w + t.column, ldw, false, false,
+      gemm(Gemm<T>{t.rows, t.columns, p.n, grad_y + t.row * ldgy, ldgy, false, w + t.column, ldw, false, p.accumulate,
                    p.grad_x + t.row * p.ldgx + t.column, p.ldgx});
     });
   });
@@ -382,8 +388,9 @@ void linear_grad_weight(ThreadPool& threads, Arena& scratch, const LinearGradWei
   static const auto add = COLUBER_PICK_ISA(add_row);
   ArenaScope scope(scratch);
   const Tiles tiles(p.n, p.k, 256);
-  const std::int64_t parts = std::clamp<std::int64_t>(ceil_div(kEnoughTiles, tiles.count()), 1,
-                                                      std::max<std::int64_t>(p.m / kLeastPartTokens, 1));
+  const std::int64_t least = p.bf16 ? kLeastFastPartTokens : kLeastPartTokens;
+  const std::int64_t parts =
+      std::clamp<std::int64_t>(ceil_div(kEnoughTiles, tiles.count()), 1, std::max<std::int64_t>(p.m / least, 1));
   const std::int64_t step = ceil_div(ceil_div(p.m, parts), 16) * 16;
   // The first part goes to grad_weight itself, the others to scratch.
   float* sums = scope.allocate<float>((parts - 1) * p.n * p.k);
@@ -393,12 +400,16 @@ void linear_grad_weight(ThreadPool& threads, Arena& scratch, const LinearGradWei
     const T* grad_y = factor(threads, scope, {p.grad_y, DType::kF32, p.ldgy}, p.m, p.n, p.bf16, &ldgy, T{});
     const T* x = factor(threads, scope, {p.x, DType::kF32, p.ldx}, p.m, p.k, p.bf16, &ldx, T{});
     threads.run(tiles.count() * parts, [&](std::int64_t task) {
-      const Tile t = tiles[task / parts];
-      const std::int64_t part = task % parts, token = part * step, tokens = std::min(step, p.m - token);
+      const Tile t = tiles[task % tiles.count()];
+      const std::int64_t part = task / tiles.count(), token = part * step, tokens = std::min(step, p.m - token);
       float* to = part == 0 ? p.grad_weight : sums + (part - 1) * p.n * p.k;
       const std::int64_t ld = part == 0 ? p.ldgw : p.k;
-      gemm(Gemm<T>{t.rows, t.columns, tokens, grad_y + token * ldgy + t.row, ldgy, true, x + token * ldx + t.column,
-                   ldx, false, part == 0 && p.accumulate, to + t.row * ld + t.column, ld});
+      const std::int64_t at_once = std::is_same_v<T, float> ? kTokensAtOnce : tokens;
+      for (std::int64_t l = token; l < token + tokens; l += at_once) {
+        gemm(Gemm<T>{t.rows, t.columns, std::min(at_once, token + tokens - l), grad_y + l * ldgy + t.row, ldgy, true,
+                     x + l * ldx + t.column, ldx, false, l > token || (part == 0 && p.accumulate),
+                     to + t.row * ld + t.column, ld});
+      }
     });
   });
   if (parts == 1) return;
