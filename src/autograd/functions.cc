@@ -55,9 +55,9 @@ struct ScanGradients {
 
 }  // namespace
 
-Var linear(Graph& graph, const Var& x, const Var& weight, const Var& bias) {
+Var linear(Graph& graph, const Var& x, const Var& weight, const Var& bias, const Tensor& packed) {
   const bool record = recording(graph, x, weight, bias);
-  ops::LinearArgs args{x.value(), weight.value(), bias.value(), graph.compute, {}};
+  ops::LinearArgs args{x.value(), weight.value(), bias.value(), graph.compute, {}, packed};
   if (record && graph.recompute != Recompute::kLayer) {  // the one that backward multiplies with, too
     args.weight = ops::product_weight(args.x, args.weight, graph.compute);
   }
