@@ -163,7 +163,12 @@ std::string one_line(std::string text) {
 }  // namespace
 
 Device CommonOptions::chosen_device() const {
-  if (device == "auto" && parse_algorithm(algorithm) != Algorithm::kAuto) return kCpuDevice;
+  const bool any = parse_algorithm(algorithm) == Algorithm::kAuto;
+  if (device == "auto" && !any) return kCpuDevice;
+  if (device.starts_with("cuda") && !any) {
+    refuse_value(ErrorCode::kInvalidArgument, "options", "--algo on a GPU", "auto", algorithm,
+                 "reference and cpu are kernels of --device cpu");
+  }
   return device_from_name(device);
 }
 

@@ -37,6 +37,26 @@ ops::SelectiveScanArgs scan_args(std::int64_t b, std::int64_t l, std::int64_t d,
   return args;
 }
 
+// Packed rows, some of whose sequences have no tokens: their states and gradients pass through.
+TEST_F(CudaEmpty, SequencesOfARow) {
+  for (const std::int64_t n : {4, 16}) {
+    std::vector<Tensor> results[2];
+    for (const Device device : {kCpuDevice, kGpu}) {
+      ops::SelectiveScanArgs args = scan_args(1, 40, 32, n, device);
+      args.cu_seqlens = Tensor::of<std::int32_t>({6}, {0, 0, 5, 5, 40, 40});
+      args.state_in = random_tensor({5, 32, n}, DType::kF32, 9).to(device);
+      ops::SelectiveScanSaved saved;
+      Tensor state;
+      const Tensor y = ops::selective_scan_forward(ctx_, args, &state, &saved);
+      const ops::SelectiveScanGrads g = ops::selective_scan_backward(ctx_, args, saved, y, state);
+      results[device.is_cpu() ? 0 : 1] = {y, state, g.u, g.dt, g.A, g.B, g.C, g.D, g.z, g.dt_bias, g.state_in};
+    }
+    for (std::size_t i = 0; i < results[0].size(); ++i) {
+      EXPECT_LE(norm_error(results[1][i], results[0][i]), 2e-5) << "n " << n << " result " << i;
+    }
+  }
+}
+
 // Both kernels (16 states and any), each extent 0 in turn; without tokens a state and its gradient pass through.
 TEST_F(CudaEmpty, SelectiveScan) {
   for (const std::int64_t n : {4, 16}) {

@@ -170,14 +170,14 @@ TEST_F(CudaSelectiveScanBackward, Pieces) {
 
 // The first pass over a piece stops where nothing behind reaches its begin.
 TEST_F(CudaSelectiveScanBackward, PiecesForgotten) {
-  check_all({{.name = "forgotten", .b = 1, .l = 6000, .d = 72, .state = true, .checkpoints = true, .quick = true},
+  check_all({{.name = "forgotten", .b = 1, .l = 36000, .d = 16, .state = true, .checkpoints = true, .forgets = true},
              {.name = "forgotten, reverse",
-              .l = 5999,
-              .d = 64,
+              .l = 17999,
+              .d = 16,
               .reverse = true,
               .resets = true,
               .checkpoints = true,
-              .quick = true}});
+              .forgets = true}});
 }
 
 // More blocks than run at once, by a fraction of a wave: pieces of a sequence one after the other.

@@ -18,12 +18,15 @@ struct Graph::Impl {
   }
 
   ~Impl() {
-    const Stream before = current_stream(own.device);
-    cudaStreamSynchronize(handle_of(before));  // it may still run there
+    int before = 0;
+    cudaGetDevice(&before);
+    cudaSetDevice(own.device);
+    cudaDeviceSynchronize();  // it may still run, on any stream
     if (executable != nullptr) cudaGraphExecDestroy(executable);
     if (graph != nullptr) cudaGraphDestroy(graph);
     drop_memory_of(own);
     cudaStreamDestroy(handle_of(own));
+    cudaSetDevice(before);
   }
 
   void record(const std::function<void()>& work) {

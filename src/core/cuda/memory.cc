@@ -26,9 +26,13 @@ class DeviceCache final : public BlockCache {
   void* system_allocate(std::int64_t bytes) override {
     const DeviceScope scope(device_);
     void* block = nullptr;
-    if (cudaMalloc(&block, static_cast<std::size_t>(bytes)) == cudaSuccess) return block;
-    cudaGetLastError();
-    return nullptr;
+    const cudaError_t result = cudaMalloc(&block, static_cast<std::size_t>(bytes));
+    if (result == cudaErrorMemoryAllocation) {  // the caller may find some elsewhere
+      cudaGetLastError();
+      return nullptr;
+    }
+    check(result, "cudaMalloc");
+    return block;
   }
 
   // cudaFree waits for the device: nothing of any stream still reads the block. Does not throw: called by destructors,

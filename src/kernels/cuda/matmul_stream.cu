@@ -48,7 +48,6 @@ __global__ void __launch_bounds__(kStreamThreads, 2)
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ float2 sums[2][kStreamWarps][kTiles][32];
   __shared__ float partial[kNorm ? 2 * kMaxNormPairs : 1];
-  let_next_start();
   const int half = static_cast<int>(gridDim.x) / 2;
   const bool convolves = kConv && static_cast<int>(blockIdx.x) < half;
   Turns turns{static_cast<int>(blockIdx.x), p.turns, static_cast<int>(gridDim.x)};
@@ -78,6 +77,7 @@ __global__ void __launch_bounds__(kStreamThreads, 2)
     staged[place(i % rows, vectors + i / rows)] = uint4{};
   int row = threadIdx.x / vectors, vector = threadIdx.x % vectors;
   wait_for_inputs();
+  let_next_start();  // not earlier: blocks of kernels to come would take places of those in between
   if constexpr (kNorm) {
     wait_copies<kFewStages<kTiles>>();
     norm_rows<T>(norm, 0, rows, blockIdx.x == 0 && norm.residual_out != nullptr, scale, partial,
