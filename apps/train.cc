@@ -96,7 +96,7 @@ int run(Options& options) {
   if (steps_before >= estimate.total_steps) {
     refuse_value(ErrorCode::kInvalidArgument, "train", "limit",
                  join("more than the ", counted(steps_before, "step"), " done"), join(estimate.total_steps),
-                 "--max-steps or --max-seconds says how far to go on");
+                 "--max-steps and --max-seconds count from the beginning of the training, not of this run");
   }
   // The trial step has touched all memory that training will: what the process holds now is what it will hold.
   report.begin(estimate, peak_memory_bytes(model.device()), steps_before);

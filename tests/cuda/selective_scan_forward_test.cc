@@ -135,8 +135,8 @@ TEST_F(CudaSelectiveScanForward, Pieces) {
 // The first pass over a piece stops where nothing before reaches its end.
 TEST_F(CudaSelectiveScanForward, PiecesForgotten) {
   check_all(
-      {{.name = "forgotten", .b = 1, .l = 20000, .d = 16, .state = true, .checkpoints = true, .forgets = true},
-       {.name = "forgotten, reverse", .b = 1, .l = 19999, .d = 8, .reverse = true, .resets = true, .forgets = true}});
+      {{.name = "forgotten", .b = 1, .l = 14000, .d = 8, .state = true, .checkpoints = true, .forgets = true},
+       {.name = "forgotten, reverse", .b = 1, .l = 13999, .d = 8, .reverse = true, .resets = true, .forgets = true}});
 }
 
 TEST_F(CudaSelectiveScanForward, Packed) {
