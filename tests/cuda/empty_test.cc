@@ -38,6 +38,15 @@ ops::SelectiveScanArgs scan_args(std::int64_t b, std::int64_t l, std::int64_t d,
   return args;
 }
 
+// y, the last state, and all gradients for gradients y and state of these.
+std::vector<Tensor> forward_and_backward(Context& ctx, const ops::SelectiveScanArgs& args) {
+  ops::SelectiveScanSaved saved;
+  Tensor state;
+  const Tensor y = ops::selective_scan_forward(ctx, args, &state, &saved);
+  const ops::SelectiveScanGrads g = ops::selective_scan_backward(ctx, args, saved, y, state);
+  return {y, state, g.u, g.dt, g.A, g.B, g.C, g.D, g.z, g.dt_bias, g.state_in};
+}
+
 // Packed rows, some of whose sequences have no tokens: their states and gradients pass through.
 TEST_F(CudaEmpty, SequencesOfARow) {
   for (const std::int64_t n : {4, 16}) {
@@ -46,11 +55,7 @@ TEST_F(CudaEmpty, SequencesOfARow) {
       ops::SelectiveScanArgs args = scan_args(1, 40, 32, n, device);
       args.cu_seqlens = Tensor::of<std::int32_t>({6}, {0, 0, 5, 5, 40, 40});
       args.state_in = random_tensor({5, 32, n}, DType::kF32, 9).to(device);
-      ops::SelectiveScanSaved saved;
-      Tensor state;
-      const Tensor y = ops::selective_scan_forward(ctx_, args, &state, &saved);
-      const ops::SelectiveScanGrads g = ops::selective_scan_backward(ctx_, args, saved, y, state);
-      results[device.is_cpu() ? 0 : 1] = {y, state, g.u, g.dt, g.A, g.B, g.C, g.D, g.z, g.dt_bias, g.state_in};
+      results[device.is_cpu() ? 0 : 1] = forward_and_backward(ctx_, args);
     }
     for (std::size_t i = 0; i < results[0].size(); ++i) {
       EXPECT_LE(norm_error(results[1][i], results[0][i]), 2e-5) << "n " << n << " result " << i;
@@ -65,11 +70,7 @@ TEST_F(CudaEmpty, SelectiveScan) {
       std::vector<Tensor> results[2];
       for (const Device device : {kCpuDevice, kGpu}) {
         const ops::SelectiveScanArgs args = scan_args(extents[0], extents[1], extents[2], n, device);
-        ops::SelectiveScanSaved saved;
-        Tensor state;
-        const Tensor y = ops::selective_scan_forward(ctx_, args, &state, &saved);
-        const ops::SelectiveScanGrads g = ops::selective_scan_backward(ctx_, args, saved, y, state);
-        results[device.is_cpu() ? 0 : 1] = {y, state, g.u, g.dt, g.A, g.B, g.C, g.D, g.z, g.dt_bias, g.state_in};
+        results[device.is_cpu() ? 0 : 1] = forward_and_backward(ctx_, args);
       }
       for (std::size_t i = 0; i < results[0].size(); ++i) {
         SCOPED_TRACE(extents.to_string() + " n " + std::to_string(n) + " result " + std::to_string(i));

@@ -42,6 +42,19 @@ inline VecF round_to_pairs(VecF low, VecF high) {
   return pairs;
 }
 
+// Where results of a block of c will be stored: asked for line by line while it is made, since what is written was in
+// no cache and a store waits for its line. (Prompts of 512 through (3072,768): 1.1 times as fast.)
+struct TileResults {
+  const float* y = nullptr;
+  std::int64_t ldy = 0, outputs = 0, tokens = 0;
+
+  // A share of the lines.
+  void ask(std::int64_t share, std::int64_t shares) const {
+    for (std::int64_t t = tokens * share / shares; t < tokens * (share + 1) / shares; ++t)
+      for (std::int64_t j = 0; j < outputs; j += kTileRows) asm volatile("prefetchw %0" : : "m"(y[t * ldy + j]));
+  }
+};
+
 // Tiles 0 to 3 are c, row by row; 4 and 5 rows; 6 and 7 columns. The rows of both in use are a state of the thread,
 // which costs every switch of threads 8 KiB until it is released.
 class TileShapes {

@@ -28,11 +28,12 @@ struct TileLinear {
   float* y = nullptr;                // (m,n)
   std::int64_t ldy = 0;
 
-  // Where pack_tile_tokens puts a block of k of a panel.
-  std::int64_t token_offset(std::int64_t block, std::int64_t panel) const {
+  // Of packed tokens (m,k): where a block of k of a panel begins.
+  static std::int64_t token_offset(std::int64_t m, std::int64_t k, std::int64_t block, std::int64_t panel) {
     const std::int64_t first = block * kBlockSteps, left = num_steps(k) - first;
     return (first * num_panels(m) + panel * (left < kBlockSteps ? left : kBlockSteps)) * kSide * kStepElems;
   }
+  std::int64_t token_offset(std::int64_t block, std::int64_t panel) const { return token_offset(m, k, block, panel); }
 };
 
 // Outputs and tokens of one call; `output` and `token` are multiples of kSide.

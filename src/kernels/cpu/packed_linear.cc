@@ -24,23 +24,10 @@ constexpr std::int64_t kStepElems = PackedLinear::kStepElems;
 constexpr std::int64_t kPanelStep = PackedLinear::kPanelStep;
 constexpr std::int64_t kBlockSteps = TileLinear::kBlockSteps;
 
-// Where a block's results will be stored, unless past the caches: asked for while it is made, since what is written was
-// in no cache and a store waits for its line.
-struct Results {
-  const float* y = nullptr;
-  std::int64_t ldy = 0, tokens = 0, outputs = 0;
-
-  // A share of the lines.
-  void ask(std::int64_t share, std::int64_t shares) const {
-    for (std::int64_t t = tokens * share / shares; t < tokens * (share + 1) / shares; ++t)
-      for (std::int64_t j = 0; j < outputs; j += kTile) asm volatile("prefetchw %0" : : "m"(y[t * ldy + j]));
-  }
-};
-
 // c = or += `steps` steps of a panel of tokens times a panel of weights; c is four tiles, row by row.
 template <bool kBelow>
 void multiply_block(const bfloat16* x, const bfloat16* weights, std::int64_t steps, bool add, float* c,
-                    const Results* then) {
+                    const TileResults* then) {
   if (add) {
     load_tile<0>(c, kLine);
     load_tile<1>(c + kTileFloats, kLine);
@@ -164,8 +151,8 @@ void packed_linear(const PackedLinear& p, const TileLinearTask& task, float* sum
         if (j + 1 < across) ask_for(block + steps * kPanelStep, count * kPanelStep, i, down);
         if (!last) ask_for(next_x, down * next_count * kPanelStep, j * down + i, across * down);
         const std::int64_t token = task.token + i * kSide;
-        const Results results{p.y + token * p.ldy + output, p.ldy, std::min(kSide, p.m - token),
-                              std::min(kSide, p.n - output)};
+        const TileResults results{p.y + token * p.ldy + output, p.ldy, std::min(kSide, p.n - output),
+                                  std::min(kSide, p.m - token)};
         const auto multiply = token + kTile < p.m ? &multiply_block<true> : &multiply_block<false>;
         multiply(x + i * count * kPanelStep, block, count, first > 0, c, last && !p.streams ? &results : nullptr);
         if (last) store_block(p, c, token, output);

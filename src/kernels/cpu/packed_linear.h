@@ -6,8 +6,6 @@
 // result comes out in the order of y. Sums are those of linear_tiles.h, to the bit.
 #pragma once
 
-#include <algorithm>
-
 #include "kernels/cpu/linear_tiles.h"
 
 namespace coluber::cpu {
@@ -28,10 +26,8 @@ struct PackedLinear {
   static std::int64_t elems(std::int64_t n, std::int64_t k) {
     return TileLinear::num_panels(n) * TileLinear::num_steps(k) * kPanelStep;
   }
-  // Of x: where a block of k of a panel begins.
   std::int64_t token_offset(std::int64_t block, std::int64_t panel) const {
-    const std::int64_t first = block * TileLinear::kBlockSteps, left = TileLinear::num_steps(k) - first;
-    return (first * TileLinear::num_panels(m) + panel * std::min(TileLinear::kBlockSteps, left)) * kPanelStep;
+    return TileLinear::token_offset(m, k, block, panel);
   }
 };
 

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "kernels/cuda/common/async_copy.cuh"
+#include "kernels/cuda/common/dependent_launch.cuh"
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/common/pieces.cuh"
 #include "kernels/cuda/common/warp.cuh"
@@ -294,35 +295,27 @@ bool takes_rows_ahead(const CrossEntropyRowsParams<T, G>& p) {
          p.v / per <= RowAhead::kMostPieces;
 }
 
-template <class Kernel>
-void allow_shared(Kernel* kernel, std::int64_t bytes) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-        "cross_entropy_rows");
-}
-
 }  // namespace
 
 template <class T, class G>
 void cross_entropy_rows(const Stream& stream, const CrossEntropyRowsParams<T, G>& p) {
   if (p.rows == 0) return;
   const DeviceScope scope(stream.device);
-  int limit = 0;
-  check(cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, stream.device), "cross_entropy_rows");
+  const std::int64_t limit = most_shared_bytes(stream.device);
   const std::int64_t bytes = divide_up(p.v * static_cast<std::int64_t>(sizeof(T)), 16) * 16;
   const bool keep = p.grad != nullptr && bytes + kBlockOverhead <= limit;
   // A row that leaves no room for a second one has all the threads of the multiprocessor.
   const bool alone = keep && 2 * (bytes + kBlockOverhead) > limit;
   const int threads = p.v <= 512 ? 32 : p.v <= 4096 ? 128 : alone ? kMaxThreads : 512;
-  const std::int64_t shared = keep ? bytes : 0;
+  const auto shared = static_cast<std::size_t>(keep ? bytes : 0);
   if (alone && takes_rows_ahead(p)) {
-    allow_shared(cross_entropy_fwd_rows_ahead<T, G>, shared);
+    allow_shared_bytes(cross_entropy_fwd_rows_ahead<T, G>, shared);
     const auto blocks = static_cast<unsigned>(std::min<std::int64_t>(p.rows, multiprocessors(stream.device)));
-    cross_entropy_fwd_rows_ahead<T, G><<<blocks, kMaxThreads, static_cast<std::size_t>(shared), handle_of(stream)>>>(p);
+    cross_entropy_fwd_rows_ahead<T, G><<<blocks, kMaxThreads, shared, handle_of(stream)>>>(p);
     return check_launch("cross_entropy_fwd_rows_ahead");
   }
-  if (shared > 0) allow_shared(cross_entropy_fwd_rows<T, G>, shared);
-  cross_entropy_fwd_rows<<<static_cast<unsigned>(p.rows), threads, static_cast<std::size_t>(shared),
-                           handle_of(stream)>>>(p, keep);
+  allow_shared_bytes(cross_entropy_fwd_rows<T, G>, shared);
+  cross_entropy_fwd_rows<<<static_cast<unsigned>(p.rows), threads, shared, handle_of(stream)>>>(p, keep);
   check_launch("cross_entropy_fwd_rows");
 }
 

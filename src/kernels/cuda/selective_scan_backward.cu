@@ -21,12 +21,6 @@ bool rows_aligned(const View<T, Rank>& view, std::int64_t bytes) {
   return ok;
 }
 
-std::int64_t shared_limit(int device) {
-  int bytes = 0;
-  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "cudaDeviceGetAttribute");
-  return bytes;
-}
-
 // Scan warps of a block of the tiled kernel, or 0: not for it.
 template <class T>
 int tiled_warps(const Stream& stream, const SelectiveScanParams<T, float>& p,
@@ -36,7 +30,7 @@ int tiled_warps(const Stream& stream, const SelectiveScanParams<T, float>& p,
                     rows_aligned(p.z, 16) && rows_aligned(g.grad_y, 16) && rows_aligned(p.B, 4 * sizeof(T)) &&
                     rows_aligned(p.C, 4 * sizeof(T)) && rows_aligned(g.grad_u, 16) && rows_aligned(g.grad_dt, 16) &&
                     rows_aligned(g.grad_z, 16);
-  const std::int64_t limit = shared_limit(stream.device);
+  const std::int64_t limit = most_shared_bytes(stream.device);
   for (int warps = kMostWarps; fits && warps >= 4; warps /= 2) {
     auto whole = [&](std::int64_t groups) { return groups == 1 || p.d / groups % (warps * kWarpChannels) == 0; };
     if (whole(p.B.shape[2]) && whole(p.C.shape[2]) && grad_shared_bytes<T, false>(warps) <= limit) return warps;
@@ -108,8 +102,7 @@ struct Plan {
 template <class T, int K, bool kComplex>
 void launch_any(const Stream& stream, Plan<T>& plan, int lanes, int threads, std::int64_t shared) {
   auto* kernel = selective_scan_bwd_any<T, K, kComplex>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-        "cudaFuncSetAttribute");
+  allow_shared_bytes(kernel, static_cast<std::size_t>(shared));
   plan.run(stream, [&](const ScanSegment& segment, float*) {
     // A block reads and writes only its own channels' carry: one buffer does.
     ScanSegment own = segment;
@@ -181,13 +174,8 @@ void run_tiled(const Stream& stream, Plan<T>& plan, int warps) {
   auto shared_of = [&](bool ends_only) {
     return static_cast<std::size_t>(ends_only ? grad_shared_bytes<T, true>(warps) : grad_shared_bytes<T, false>(warps));
   };
-  auto prepare = [&](auto* kernel, bool ends_only) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(shared_of(ends_only))),
-          "cudaFuncSetAttribute");
-  };
-  prepare(selective_scan_bwd_tiled<T, false>, false);
-  prepare(selective_scan_bwd_tiled<T, true>, true);
+  allow_shared_bytes(selective_scan_bwd_tiled<T, false>, shared_of(false));
+  allow_shared_bytes(selective_scan_bwd_tiled<T, true>, shared_of(true));
   int at_once = 0;  // blocks of a multiprocessor
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, selective_scan_bwd_tiled<T, false>,
                                                       warps * kThreadsOfWarp, shared_of(false)),

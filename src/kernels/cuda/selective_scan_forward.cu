@@ -252,8 +252,7 @@ void launch_tiled(const Stream& stream, const SelectiveScanParams<T, float>& p, 
   const std::int64_t tokens = p.u.shape[0] * p.u.shape[1] / slots;  // of a sequence on average
   ScanPieces pieces = choose_pieces(blocks, divide_up(tokens, kTileTokens), multiprocessors(stream.device));
   auto launch = [&](auto* kernel, std::size_t shared, std::int64_t count, float* to, bool behind) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)),
-          "cudaFuncSetAttribute");
+    allow_shared_bytes(kernel, shared);
     LaunchShape shape;
     shape.grid = static_cast<unsigned>(blocks * count);
     shape.threads = kTiledThreads;
