@@ -15,6 +15,19 @@ std::int32_t end_id(const Model& model, const Tokenizer* tokenizer) {
 
 }  // namespace
 
+SamplingRow sampling_row(const SamplingOptions& options, std::uint64_t stream, std::uint64_t num_drawn) {
+  SamplingRow row;
+  row.temperature = options.greedy ? 0 : options.temperature;
+  row.top_p = options.top_p;
+  row.min_p = options.min_p;
+  row.repetition_penalty = options.repetition_penalty;
+  row.top_k = options.top_k;
+  row.seed = options.seed;
+  row.stream = stream;
+  row.num_drawn = num_drawn;
+  return row;
+}
+
 GenerationBatch::GenerationBatch(const Model& model, const Tokenizer* tokenizer,
                                  const std::vector<std::vector<std::int32_t>>& prompts, GenerateOptions options,
                                  std::function<void(const GeneratedPiece&)> on_piece)
@@ -157,16 +170,7 @@ void GenerationBatch::set_sampler() const {
   std::vector<SamplingRow> how;
   std::vector<std::span<const std::int32_t>> seen;
   for (const Row& row : rows_) {
-    const SamplingOptions& options = row.sampler.options();
-    SamplingRow& of_row = how.emplace_back();
-    of_row.temperature = options.greedy ? 0 : options.temperature;
-    of_row.top_p = options.top_p;
-    of_row.min_p = options.min_p;
-    of_row.repetition_penalty = options.repetition_penalty;
-    of_row.top_k = options.top_k;
-    of_row.seed = options.seed;
-    of_row.stream = row.sampler.stream_;
-    of_row.num_drawn = row.sampler.num_drawn();
+    how.push_back(sampling_row(row.sampler.options(), row.sampler.stream_, row.sampler.num_drawn()));
     seen.push_back(row.sampler.context());
   }
   recorded_->sampler().set(how, seen);

@@ -14,6 +14,9 @@
 
 namespace coluber {
 
+// How a row draws on a device: as a Sampler of `options` and `stream` does after `num_drawn` ids.
+SamplingRow sampling_row(const SamplingOptions& options, std::uint64_t stream, std::uint64_t num_drawn = 0);
+
 class GenerationBatch {
  public:
   // `model`, `tokenizer` and `options.start` must outlive it. Without a tokenizer there are ids alone: every text is

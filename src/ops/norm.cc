@@ -100,6 +100,19 @@ void with_storages(DType x, DType y, F&& f) {
   with_storage(y, [&](auto t) { x == y ? f(t, t) : f(0.0f, t); });
 }
 
+template <class X, class T, class P>
+NormGradParams<X, T, P> to_grad_params(const NormGrads& grads, const Tensor& grad_y, const Tensor& grad_residual_out) {
+  NormGradParams<X, T, P> g;
+  g.grad_y = view_of<const T, 2>(grad_y);
+  g.grad_residual_out = view_of<const P, 2>(grad_residual_out);
+  g.grad_x = view_of<X, 2>(rows_of(grads.x));
+  g.grad_x_narrow = view_of<T, 2>(rows_of(grads.x_narrow));
+  g.grad_z = view_of<T, 2>(rows_of(grads.z));
+  g.grad_weight = grads.weight.defined() ? grads.weight.data<P>() : nullptr;
+  g.grad_bias = grads.bias.defined() ? grads.bias.data<P>() : nullptr;
+  return g;
+}
+
 }  // namespace
 
 Tensor norm_forward(Context& ctx, const NormArgs& args, Tensor* residual_out) {
@@ -159,15 +172,7 @@ NormGrads norm_backward(Context& ctx, const NormArgs& args, const Tensor& grad_y
     using X = decltype(x_type);
     using T = decltype(y_type);
     using P = decltype(parameter_type);
-    NormGradParams<X, T, P> g;
-    g.grad_y = view_of<const T, 2>(gy);
-    g.grad_residual_out = view_of<const P, 2>(gr);
-    g.grad_x = view_of<X, 2>(rows_of(grads.x));
-    g.grad_x_narrow = view_of<T, 2>(rows_of(grads.x_narrow));
-    g.grad_z = view_of<T, 2>(rows_of(grads.z));
-    g.grad_weight = grads.weight.defined() ? grads.weight.template data<P>() : nullptr;
-    g.grad_bias = grads.bias.defined() ? grads.bias.template data<P>() : nullptr;
-    kernel(to_params<X, T, P>(args, p), g);
+    kernel(to_params<X, T, P>(args, p), to_grad_params<X, T, P>(grads, gy, gr));
   };
   if (!device.is_cpu()) {
     with_storages(dtype, p.out, [&](auto x, auto t) {

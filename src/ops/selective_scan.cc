@@ -214,22 +214,82 @@ bool overlaps_partly(const Tensor& a, const Tensor& b) {
   return std::less<>{}(a_begin, b_begin + b.size_bytes()) && std::less<>{}(b_begin, a_begin + a.size_bytes());
 }
 
+// What a forward pass writes as its last state, (s,d,n e): undefined when nobody asks, a copy where the caller's tensor
+// is not contiguous.
+Tensor state_to_write(const SelectiveScanArgs& args, Prepared& p, Tensor* state_out) {
+  if (state_out == nullptr) return {};
+  const DType dtype = parameter_dtype(args.u);
+  if (!state_out->defined()) *state_out = Tensor::empty(p.x.state(), dtype, args.u.device());
+  check_like("state_out", *state_out, p.x.state(), dtype);
+  check_device(kOp, "state_out", *state_out, args.u.device());
+  const Tensor state = p.flat_state(*state_out);
+  if (overlaps_partly(state, p.state_in)) p.state_in = p.state_in.clone();
+  return state;
+}
+
+void check_gradients_of_results(const SelectiveScanArgs& args, const Prepared& p, const Tensor& grad_y,
+                                const Tensor& grad_state_out) {
+  check_like("grad_y", grad_y, args.u.shape(), args.u.dtype());
+  check_device(kOp, "grad_y", grad_y, args.u.device());
+  if (grad_state_out.defined()) {
+    check_like("grad_state_out", grad_state_out, p.x.state(), parameter_dtype(args.u));
+  }
+  check_device(kOp, "grad_state_out", grad_state_out, args.u.device());
+}
+
+// Memory for the gradients of all inputs: the caller's where it names a target, else new. 0 where the kernel adds.
+SelectiveScanGrads make_gradients(const SelectiveScanArgs& args, const Prepared& p, const SelectiveScanTargets& into) {
+  const bool adds = p.reference || (p.on_gpu() && p.is_empty());
+  auto make = [&](const Tensor& like) {
+    if (!like.defined()) return Tensor{};
+    return adds ? Tensor::zeros(like.shape(), like.dtype(), like.device())
+                : Tensor::empty(like.shape(), like.dtype(), like.device());
+  };
+  auto place = [&](std::string_view name, const Tensor& target, const Tensor& like) {
+    if (!target.defined()) return make(like);
+    check_target(kOp, name, target, like);
+    check_equal(kOp, "numbers of a state where a target is given", 1, p.x.elems);
+    if (adds) target.fill(0);
+    return target;
+  };
+  return {make(args.u),
+          make(args.dt),
+          make(args.A),
+          place("target of B", into.B, args.B),
+          place("target of C", into.C, args.C),
+          make(args.D),
+          place("target of z", into.z, args.z),
+          make(args.dt_bias),
+          make(args.state_in)};
+}
+
+template <class T, class P>
+SelectiveScanGradParams<T, P> to_grad_params(const Prepared& p, const SelectiveScanGrads& grads, const Tensor& grad_y,
+                                             const Tensor& grad_state) {
+  SelectiveScanGradParams<T, P> g;
+  g.grad_y = view_of<const T, 3>(grad_y);
+  g.grad_state_out = view_of<const P, 3>(grad_state);
+  g.grad_u = view_of<T, 3>(grads.u);
+  g.grad_dt = view_of<T, 3>(grads.dt);
+  g.grad_z = view_of<T, 3>(grads.z);
+  g.grad_A = view_of<P, 2>(join_pairs(grads.A, p.x.elems));
+  g.grad_B = view_of<T, 4>(as_grouped(grads.B, p.x, false).tensor);
+  g.grad_C = view_of<T, 4>(as_grouped(grads.C, p.x, false).tensor);
+  g.grad_D = grads.D.defined() ? grads.D.data<P>() : nullptr;
+  g.grad_dt_bias = grads.dt_bias.defined() ? grads.dt_bias.data<P>() : nullptr;
+  g.grad_state_in = view_of<P, 3>(p.flat_state(grads.state_in));
+  return g;
+}
+
 }  // namespace
 
 Tensor selective_scan_forward(Context& ctx, const SelectiveScanArgs& args, Tensor* state_out,
                               SelectiveScanSaved* saved) {
   Prepared p = prepare(ctx, args);
-  const DType dtype = args.u.dtype(), parameter = parameter_dtype(args.u);
+  const DType dtype = args.u.dtype();
   const Device device = args.u.device();
   const Tensor y = Tensor::empty(args.u.shape(), dtype, device);
-  Tensor state;  // (s,d,n e) contiguous
-  if (state_out != nullptr) {
-    if (!state_out->defined()) *state_out = Tensor::empty(p.x.state(), parameter, device);
-    check_like("state_out", *state_out, p.x.state(), parameter);
-    check_device(kOp, "state_out", *state_out, device);
-    state = p.flat_state(*state_out);  // a copy when it is not contiguous
-    if (overlaps_partly(state, p.state_in)) p.state_in = p.state_in.clone();
-  }
+  const Tensor state = state_to_write(args, p, state_out);
   auto run = [&](auto storage, auto parameter_type, auto&& kernel) {
     using T = decltype(storage);
     using P = decltype(parameter_type);
@@ -272,52 +332,16 @@ SelectiveScanGrads selective_scan_backward(Context& ctx, const SelectiveScanArgs
                                            const Tensor& grad_y, const Tensor& grad_state_out,
                                            const SelectiveScanTargets& into) {
   const Prepared p = prepare(ctx, args);
-  const DType dtype = args.u.dtype(), parameter = parameter_dtype(args.u);
+  const DType dtype = args.u.dtype();
   const Device device = args.u.device();
-  check_like("grad_y", grad_y, args.u.shape(), dtype);
-  check_device(kOp, "grad_y", grad_y, device);
-  if (grad_state_out.defined()) check_like("grad_state_out", grad_state_out, p.x.state(), parameter);
-  check_device(kOp, "grad_state_out", grad_state_out, device);
+  check_gradients_of_results(args, p, grad_y, grad_state_out);
   const Tensor gy = p.any_strides ? grad_y : with_unit_stride(grad_y);
   const Tensor grad_state = p.flat_state(grad_state_out);
-  const bool adds = p.reference || (p.on_gpu() && p.is_empty());  // gradients begin at 0
-  auto make = [&](const Tensor& like) {
-    if (!like.defined()) return Tensor{};
-    return adds ? Tensor::zeros(like.shape(), like.dtype(), device) : Tensor::empty(like.shape(), like.dtype(), device);
-  };
-  auto place = [&](std::string_view name, const Tensor& target, const Tensor& like) {
-    if (!target.defined()) return make(like);
-    check_target(kOp, name, target, like);
-    check_equal(kOp, "numbers of a state where a target is given", 1, p.x.elems);
-    if (adds) target.fill(0);
-    return target;
-  };
-  SelectiveScanGrads grads{make(args.u),
-                           make(args.dt),
-                           make(args.A),
-                           place("target of B", into.B, args.B),
-                           place("target of C", into.C, args.C),
-                           make(args.D),
-                           place("target of z", into.z, args.z),
-                           make(args.dt_bias),
-                           make(args.state_in)};
+  const SelectiveScanGrads grads = make_gradients(args, p, into);
   auto run = [&](auto storage, auto parameter_type, auto&& kernel) {
     using T = decltype(storage);
     using P = decltype(parameter_type);
-    const SelectiveScanParams<T, P> k = to_params<T, P>(args, p);
-    SelectiveScanGradParams<T, P> g;
-    g.grad_y = view_of<const T, 3>(gy);
-    g.grad_state_out = view_of<const P, 3>(grad_state);
-    g.grad_u = view_of<T, 3>(grads.u);
-    g.grad_dt = view_of<T, 3>(grads.dt);
-    g.grad_z = view_of<T, 3>(grads.z);
-    g.grad_A = view_of<P, 2>(join_pairs(grads.A, p.x.elems));
-    g.grad_B = view_of<T, 4>(as_grouped(grads.B, p.x, false).tensor);
-    g.grad_C = view_of<T, 4>(as_grouped(grads.C, p.x, false).tensor);
-    g.grad_D = grads.D.defined() ? grads.D.template data<P>() : nullptr;
-    g.grad_dt_bias = grads.dt_bias.defined() ? grads.dt_bias.template data<P>() : nullptr;
-    g.grad_state_in = view_of<P, 3>(p.flat_state(grads.state_in));
-    kernel(k, g);
+    kernel(to_params<T, P>(args, p), to_grad_params<T, P>(p, grads, gy, grad_state));
   };
   auto checkpoints = [&](std::int64_t elems) -> const float* {
     if (!saved.checkpoints.defined()) return nullptr;

@@ -26,18 +26,6 @@ Tensor random_logits(std::int64_t v, std::uint64_t seed) {
   return logits;
 }
 
-SamplingRow row_of(const SamplingOptions& options, std::uint64_t stream) {
-  SamplingRow row;
-  row.temperature = options.greedy ? 0 : options.temperature;
-  row.top_p = options.top_p;
-  row.min_p = options.min_p;
-  row.repetition_penalty = options.repetition_penalty;
-  row.top_k = options.top_k;
-  row.seed = options.seed;
-  row.stream = stream;
-  return row;
-}
-
 // `draws` ids in a row, each from other logits, the ones drawn before being context.
 void expect_ids_of_the_sampler(std::int64_t v, const SamplingOptions& options, int draws) {
   std::vector<Sampler> samplers;
@@ -46,7 +34,7 @@ void expect_ids_of_the_sampler(std::int64_t v, const SamplingOptions& options, i
   const std::vector<std::int32_t> context = {0, static_cast<std::int32_t>(v / 2), static_cast<std::int32_t>(v - 1)};
   for (std::int64_t i = 0; i < kRows; ++i) {
     samplers.emplace_back(options, v, static_cast<std::uint64_t>(40 + i)).observe(context);
-    how.push_back(row_of(options, static_cast<std::uint64_t>(40 + i)));
+    how.push_back(sampling_row(options, static_cast<std::uint64_t>(40 + i)));
     seen.emplace_back(context);
   }
   const ops::RowSampler device(kRows, v, kGpu);
@@ -96,7 +84,7 @@ TEST_F(SamplingCuda, EqualLogits) {
         SamplingOptions{.top_k = 100, .top_p = 0.5}, SamplingOptions{.top_k = 1234, .top_p = 0.5}}) {
     Sampler sampler(options, v, 2);
     const ops::RowSampler device(1, v, kGpu);
-    device.set({row_of(options, 2)}, {{}});
+    device.set({sampling_row(options, 2)}, {{}});
     for (int t = 0; t < 50; ++t) {
       device.draw(there, ids);
       ASSERT_EQ(static_cast<std::int32_t>(ids.at({0})),
@@ -111,7 +99,7 @@ TEST_F(SamplingCuda, WhatIsNoNumber) {
   const SamplingOptions options{.seed = 9};
   Sampler sampler(options, 3, 0);
   const ops::RowSampler device(1, 3, kGpu);
-  device.set({row_of(options, 0)}, {{}});
+  device.set({sampling_row(options, 0)}, {{}});
   const Tensor ids = Tensor::zeros({1}, DType::kI32, kGpu);
   for (const std::vector<float>& bad : {std::vector{0.0f, nan, 0.0f}, {0.0f, inf, 0.0f}, {-inf, -inf, -inf}}) {
     device.draw(Tensor::of<float>({1, 3}, bad).to(kGpu), ids);
@@ -133,7 +121,8 @@ TEST_F(SamplingCuda, GeneratesWhatSessionsDraw) {
   const Model model = Model::create(config, 7).to(kGpu).to(DType::kBF16);
   const std::vector<std::vector<std::int32_t>> prompts = {{1, 2, 3}, {50}, {7, 7, 7, 7, 8}, {100, 99}};
   for (const SamplingOptions& sampling :
-       {SamplingOptions{.temperature = 0.9, .top_k = 60, .top_p = 0.95, .repetition_penalty = 1.2, .seed = 5},
+       {SamplingOptions{
+            .temperature = 0.9, .top_k = 60, .top_p = 0.95, .min_p = 0.003, .repetition_penalty = 1.2, .seed = 5},
         SamplingOptions{.greedy = true}}) {
     GenerateOptions options;
     options.sampling = sampling;
