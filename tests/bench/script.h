@@ -1,4 +1,4 @@
-// Runs a script of bench/ with python3; skips the test where that is missing.
+// Runs a script with python3; skips the test where that is missing.
 #pragma once
 
 #include <gtest/gtest.h>

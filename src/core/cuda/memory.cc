@@ -1,7 +1,10 @@
 // Device memory: a cache of blocks per stream in front of cudaMalloc, which waits for the device and is slow.
+#include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <set>
+#include <string_view>
 #include <utility>
 
 #include "core/block_cache.h"
@@ -61,6 +64,11 @@ struct Caches {
     return cache;
   }
 
+  void release(DeviceCache& cache) {
+    const std::lock_guard lock(mutex);
+    if (kept.count(&cache) == 0) cache.release();
+  }
+
   template <class F>
   void for_each(int device, F&& f) {
     const std::lock_guard lock(mutex);
@@ -76,6 +84,20 @@ Caches& caches() {
 }
 
 thread_local Allocator* thread_allocator = nullptr;  // null: the caches
+
+// COLUBER_CUDA_CACHE=off: each tensor is memory of its own, of exactly its size, so that compute-sanitizer sees what
+// reads beyond it or after it is gone. A block of the cache is up to an eighth larger (512 bytes at least) and stays.
+bool keeps_blocks() {
+  static const bool keeps = [] {
+    const char* text = std::getenv("COLUBER_CUDA_CACHE");
+    const std::string_view wanted = text == nullptr ? "on" : text;
+    if (wanted != "on" && wanted != "off") {
+      refuse_value(ErrorCode::kInvalidArgument, "memory", "COLUBER_CUDA_CACHE", "on or off", wanted);
+    }
+    return wanted == "on";
+  }();
+  return keeps;
+}
 
 [[noreturn]] void refuse_out_of_memory(std::int64_t size_bytes, int device) {
   const CudaDeviceInfo info = cuda_device_info(device);
@@ -100,7 +122,7 @@ std::shared_ptr<void> allocate(std::int64_t size_bytes, int device, DType dtype)
   if (thread_allocator != nullptr) return thread_allocator->allocate(size_bytes, device, dtype);
   require_device(device);
   const std::shared_ptr<DeviceCache> cache = caches().find(device, current_stream(device).handle);
-  const std::int64_t bytes = cache->size_class(size_bytes);
+  const std::int64_t bytes = keeps_blocks() ? cache->size_class(size_bytes) : std::max<std::int64_t>(size_bytes, 1);
   void* block = bytes > 0 ? cache->take(bytes) : nullptr;
   if (block == nullptr && bytes > 0) {  // caches may keep what is missing
     release_cached_memory(device);
@@ -108,7 +130,9 @@ std::shared_ptr<void> allocate(std::int64_t size_bytes, int device, DType dtype)
   }
   if (block == nullptr) refuse_out_of_memory(size_bytes, device);
   return std::shared_ptr<void>(block, [cache, bytes](void* p) {
-    if (!is_forked()) cache->give(p, bytes);  // a child's copy of the handle: the memory is its parent's
+    if (is_forked()) return;  // a child's copy of the handle: the memory is its parent's
+    cache->give(p, bytes);
+    if (!keeps_blocks()) caches().release(*cache);
   });
 }
 
