@@ -42,9 +42,10 @@ std::vector<Multiplier> multipliers() {
 struct Case {
   std::int64_t m, n, k;
 };
+// 1021 and the gap of a make rows a page apart, which our own product copies.
 const std::vector<Case> kCases = {{1, 1, 1},     {3, 17, 5},    {17, 3, 255}, {12, 32, 256}, {13, 33, 257},
                                   {255, 1, 17},  {1, 257, 300}, {6, 16, 513}, {97, 300, 31}, {40, 5, 1},
-                                  {33, 47, 800}, {300, 64, 64}, {5, 64, 770}};
+                                  {33, 47, 800}, {300, 64, 64}, {5, 64, 770}, {29, 70, 1021}};
 
 // A view whose rows are `gap` elements further apart than they are long.
 Tensor with_gap(const Tensor& t, std::int64_t gap) {

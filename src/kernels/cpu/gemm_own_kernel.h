@@ -22,57 +22,91 @@ inline constexpr int kMostVectors = 2;
 
 // c (rows, columns) = or += the rows of a times a panel of b.
 struct PanelProduct {
-  const char* a = nullptr;  // unit l of row i at a + i * a_row + l * a_step, in bytes
-  std::int64_t a_row = 0, a_step = 0;
+  const char* a = nullptr;  // unit l of row i at a + i * a_row + l * 4 bytes, unless packed
+  std::int64_t a_row = 0;
   const float* b = nullptr;  // a panel of gemm_own_pack.h
   std::int64_t units = 0;
   float* c = nullptr;
   std::int64_t ldc = 0;
   std::int64_t columns = 0;
   bool add = false;
+  // Two rows of a of later products, `ask_row` bytes apart, that are brought into L2 on the way: the hardware asks for
+  // 14 rows at once too late. A prompt through (1024,256) took 0.92 of the time.
+  const char* ask = nullptr;
+  std::int64_t ask_row = 0;
 };
 
-inline VecF add_products(VecF sum, const char* a, VecF b, float) {
+// Rows of a as pack() lays them out for VectorEngine: units kPackedStep bytes apart, rows side by side.
+inline constexpr std::int64_t kPackedStep = (kMostRows + kLanes - 1) / kLanes * kLanes * 4;
+
+// A unit of a in all lanes; opaque, for else the compiler gathers those of several steps and has no registers left.
+inline VecF in_all_lanes(const char* a) {
   float unit;
   std::memcpy(&unit, a, sizeof unit);
-  return sum + splat(unit) * b;
+  return opaque(splat(unit));
+}
+
+inline VecF add_products(VecF sum, VecF a, VecF b, float) {
+#if defined(COLUBER_ISA_AVX512)
+  asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));  // for gcc 12 else runs out of registers
+  return sum;
+#else
+  return sum + a * b;
+#endif
 }
 
 #if defined(COLUBER_ISA_AVX512)
 // Two products a lane at once. Written out, because the set is chosen without this instruction (cmake/isa.cmake).
-inline VecF add_products(VecF sum, const char* a, VecF b, bfloat16) {
-  int unit;
-  std::memcpy(&unit, a, sizeof unit);
-  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(_mm512_set1_epi32(unit)), "v"(b));
+inline VecF add_products(VecF sum, VecF a, VecF b, bfloat16) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
   return sum;
 }
 #endif
 
-template <class T, int kRows, int kVectors>
+template <class T, int kRows, int kVectors, bool kPacked>
 void multiply_panels(const PanelProduct& p) {
-  constexpr int kRowsPerPointer = 3, kPointers = (kRows + kRowsPerPointer - 1) / kRowsPerPointer;
-  const char*
-      a[kPointers];  // x86 addresses have room for one row's distance or two; a pointer for each row does not fit
-  for (int i = 0; i < kPointers; ++i) a[i] = p.a + kRowsPerPointer * i * p.a_row;
-  const float* b = p.b;
-  const std::int64_t a_row = p.a_row, a_step = p.a_step;
+  // x86 addresses have room for one row's distance or two; a pointer for each row does not fit.
+  constexpr int kRowsPerPointer = kPacked ? kRows : 3, kPointers = (kRows + kRowsPerPointer - 1) / kRowsPerPointer;
   constexpr int kAhead = 16;  // steps; the panel comes from L2
+  constexpr int kUnroll = 4;  // steps for which pointers move once: additions would take turns with multiplications
+  const std::int64_t a_row = kPacked ? 4 : p.a_row, a_step = kPacked ? kPackedStep : 4;
+  const char* a[kPointers];
+  for (int i = 0; i < kPointers; ++i) a[i] = p.a + kRowsPerPointer * i * a_row;
+  const float* b = p.b;
+  const char *ask = p.ask, *ask_second = p.ask + p.ask_row;
   VecF sum[kRows][kVectors] = {};
-  for (std::int64_t l = p.units; l > 0; --l, b += kVectors * kLanes) {
+  auto step = [&](int l) {
     VecF b_l[kVectors];
 #pragma GCC unroll 2
     for (int j = 0; j < kVectors; ++j) {
-      b_l[j] = load(b + j * kLanes);
-      __builtin_prefetch(b + (kAhead * kVectors + j) * kLanes);
+      b_l[j] = load(b + (l * kVectors + j) * kLanes);
+      __builtin_prefetch(b + ((l + kAhead) * kVectors + j) * kLanes);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const char* a_i = a[i / kRowsPerPointer] + i % kRowsPerPointer * a_row;
+      const VecF a_i = in_all_lanes(a[i / kRowsPerPointer] + i % kRowsPerPointer * a_row + l * a_step);
 #pragma GCC unroll 2
       for (int j = 0; j < kVectors; ++j) sum[i][j] = add_products(sum[i][j], a_i, b_l[j], T{});
     }
+  };
+  auto advance = [&](int steps) {
 #pragma GCC unroll 8
-    for (int i = 0; i < kPointers; ++i) a[i] += a_step;
+    for (int i = 0; i < kPointers; ++i) a[i] += steps * a_step;
+    b += steps * kVectors * kLanes;
+  };
+  std::int64_t l = p.units;
+  for (; l >= kUnroll; l -= kUnroll) {
+    __builtin_prefetch(ask, 0, 2);
+    __builtin_prefetch(ask_second, 0, 2);
+    ask += kUnroll * 4;
+    ask_second += kUnroll * 4;
+#pragma GCC unroll 4
+    for (int u = 0; u < kUnroll; ++u) step(u);
+    advance(kUnroll);
+  }
+  for (; l > 0; --l) {
+    step(0);
+    advance(1);
   }
   const std::int64_t last = p.columns - (kVectors - 1) * kLanes;
 #pragma GCC unroll 16
@@ -90,17 +124,19 @@ void multiply_panels(const PanelProduct& p) {
 
 using MultiplyPanels = void (*)(const PanelProduct&);
 
-template <class T, int kVectors, int... kRowsLessOne>
+template <class T, int kVectors, bool kPacked, int... kRowsLessOne>
 constexpr std::array<MultiplyPanels, kMostRows> panel_multipliers(std::integer_sequence<int, kRowsLessOne...>) {
-  return {&multiply_panels<T, kRowsLessOne + 1, kVectors>...};
+  return {&multiply_panels<T, kRowsLessOne + 1, kVectors, kPacked>...};
 }
 
+// `packed`: rows of a as pack() lays them out, else each with its units side by side.
 template <class T>
-inline MultiplyPanels panel_multiplier(std::int64_t rows, std::int64_t vectors) {
+inline MultiplyPanels panel_multiplier(std::int64_t rows, std::int64_t vectors, bool packed) {
   constexpr std::make_integer_sequence<int, kMostRows> kAllRows;
-  static constexpr std::array<MultiplyPanels, kMostRows> kMultipliers[] = {panel_multipliers<T, 1>(kAllRows),
-                                                                           panel_multipliers<T, 2>(kAllRows)};
-  return kMultipliers[vectors - 1][static_cast<std::size_t>(rows - 1)];
+  static constexpr std::array<MultiplyPanels, kMostRows> kMultipliers[] = {
+      panel_multipliers<T, 1, false>(kAllRows), panel_multipliers<T, 2, false>(kAllRows),
+      panel_multipliers<T, 1, true>(kAllRows), panel_multipliers<T, 2, true>(kAllRows)};
+  return kMultipliers[vectors - 1 + 2 * packed][static_cast<std::size_t>(rows - 1)];
 }
 
 }  // namespace coluber::cpu::COLUBER_ISA

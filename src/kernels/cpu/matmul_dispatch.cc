@@ -4,7 +4,6 @@
 // its sum over tokens is cut as well, and the parts are added in order.
 #include <algorithm>
 #include <atomic>
-#include <type_traits>
 
 #include "core/arena.h"
 #include "core/threads.h"
@@ -25,11 +24,8 @@ constexpr std::int64_t kEnoughTiles = 16;
 constexpr std::int64_t kEnoughFastTiles = 6;    // of bf16: packing the weights once more takes as long as multiplying
 constexpr std::int64_t kLeastPartTokens = 512;  // of a sum over tokens that is cut
 constexpr std::int64_t kLeastFastPartTokens = 1024;  // in bf16, where parts take as long to add up, but not to multiply
-// Of a weight gradient in one call in f32: rows of grad_y are often a page long, and a call that goes through more of
-// them reads each from memory that no hardware asks for ahead. (1024,256) took 0.84 of the time, others the same.
-constexpr std::int64_t kTokensAtOnce = 512;
-constexpr std::int64_t kWidenDepth = 512;         // 256 x 512 widened weights, 512 KiB: half of an L2 cache
-constexpr std::int64_t kElemsPerTask = 32 << 10;  // of conversions: 10 us or so
+constexpr std::int64_t kWidenDepth = 512;            // 256 x 512 widened weights, 512 KiB: half of an L2 cache
+constexpr std::int64_t kElemsPerTask = 32 << 10;     // of conversions: 10 us or so
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
@@ -404,12 +400,8 @@ void linear_grad_weight(ThreadPool& threads, Arena& scratch, const LinearGradWei
       const std::int64_t part = task / tiles.count(), token = part * step, tokens = std::min(step, p.m - token);
       float* to = part == 0 ? p.grad_weight : sums + (part - 1) * p.n * p.k;
       const std::int64_t ld = part == 0 ? p.ldgw : p.k;
-      const std::int64_t at_once = std::is_same_v<T, float> ? kTokensAtOnce : tokens;
-      for (std::int64_t l = token; l < token + tokens; l += at_once) {
-        gemm(Gemm<T>{t.rows, t.columns, std::min(at_once, token + tokens - l), grad_y + l * ldgy + t.row, ldgy, true,
-                     x + l * ldx + t.column, ldx, false, l > token || (part == 0 && p.accumulate),
-                     to + t.row * ld + t.column, ld});
-      }
+      gemm(Gemm<T>{t.rows, t.columns, tokens, grad_y + token * ldgy + t.row, ldgy, true, x + token * ldx + t.column,
+                   ldx, false, part == 0 && p.accumulate, to + t.row * ld + t.column, ld});
     });
   });
   if (parts == 1) return;

@@ -30,7 +30,7 @@ COLUBER_DECLARE_PER_ISA(std::uint32_t, sum_of_words, (const std::uint32_t* words
 std::uint32_t sum_of_words(const std::uint32_t* words, std::int64_t n);
 
 // The product of gemm.h without any library. `workspace` holds kGemmOwnWorkspace floats, 64-byte aligned.
-inline constexpr std::int64_t kGemmOwnWorkspace = 256 << 10;
+inline constexpr std::int64_t kGemmOwnWorkspace = 512 << 10;
 COLUBER_DECLARE_PER_ISA(void, gemm_own, (const Gemm<float>& product, float* workspace))
 #ifndef COLUBER_ONLY_BASE_ISA
 namespace avx512 {

@@ -23,16 +23,7 @@ inline constexpr float kLn2 = 0.69314718055994530942f;
 // Keeps a product from being contracted into a sum: which of two products becomes part of a fused multiply-add is
 // otherwise the compiler's choice, and would differ between forward and step.
 inline VecF rounded(VecF x) {
-#if defined(COLUBER_ISA_AVX512)
-  asm("" : "+v"(x));
-#elif defined(__x86_64__)
-  asm("" : "+x"(x));
-#elif defined(__aarch64__)
-  asm("" : "+w"(x));
-#else
-  asm("" : "+m"(x));
-#endif
-  return x;
+  return opaque(x);
 }
 
 // a b + c: rounded once on ARM, where gcc fuses the line in one loop and not in another; elsewhere as the contraction

@@ -42,6 +42,20 @@ inline void store(float* p, VecF v) {
   std::memcpy(p, &v, sizeof v);
 }
 
+// x, of which the compiler knows nothing more: what made it and what is made of it are not rearranged together.
+inline VecF opaque(VecF x) {
+#if defined(COLUBER_ISA_AVX512)
+  asm("" : "+v"(x));
+#elif defined(__x86_64__)
+  asm("" : "+x"(x));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x));
+#else
+  asm("" : "+m"(x));
+#endif
+  return x;
+}
+
 // stream(): a store past the caches, which reads no line for it; `p` is aligned to a vector. Other threads see what was
 // stored after order_streams() on the thread that did.
 inline bool is_aligned(const float* p) {
