@@ -233,7 +233,6 @@ def _vocab_size(model) -> int:
     return 0 if model.tokenizer is None else model.tokenizer.vocab_size
 
 
-@names_wrong_types
 def _sampling_options(
     temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0, repetition_penalty: float = 1.0,
     greedy: bool = False, seed: int = 0,

@@ -14,6 +14,7 @@
 
 #include "coluber/error.h"
 #include "core/cuda.h"
+#include "src/arguments.h"
 #include "src/array_values.h"
 #include "src/arrays.h"
 #include "src/dlpack.h"
@@ -94,25 +95,46 @@ void hand_over(Export& e, std::intptr_t stream) {
   e.consumers = consumers;
 }
 
-nb::object to_dlpack(const Tensor& tensor, nb::handle stream, std::optional<std::tuple<int, int>> max_version,
-                     std::optional<std::tuple<int, int>> dl_device, std::optional<bool> copy) {
+constexpr std::string_view kDlpack = "Array.__dlpack__";
+
+// (major, minor) of a version, (type, index) of a device; nullopt for None.
+std::optional<std::pair<int, int>> pair_from(nb::handle value, std::string_view name) {
+  if (value.is_none()) return {};
+  const bool is_tuple = nb::isinstance<nb::tuple>(value);
+  if (!is_tuple || nb::len(value) != 2) {
+    const std::string got =
+        is_tuple ? "a tuple of " + std::to_string(nb::len(value)) : nb::cast<std::string>(nb::inst_name(value));
+    throw nb::type_error(("[" + std::string(kDlpack) + "] " + std::string(name) +
+                          ": expected a tuple of two whole numbers or None, got " + got)
+                             .c_str());
+  }
+  return std::pair(argument_as<int>(value[0], kDlpack, name), argument_as<int>(value[1], kDlpack, name));
+}
+
+nb::object to_dlpack(const Tensor& tensor, nb::handle stream, nb::handle max_version, nb::handle dl_device,
+                     nb::handle copy) {
   const Device device = tensor.device();
+  const std::intptr_t consumers =
+      stream.is_none() ? dlpack::kLegacyStream : argument_as<std::intptr_t>(stream, kDlpack, "stream");
+  const std::optional<std::pair<int, int>> version = pair_from(max_version, "max_version"),
+                                           wanted = pair_from(dl_device, "dl_device");
+  const bool copied = !copy.is_none() && argument_as<bool>(copy, kDlpack, "copy");
   if (device.is_cpu() && !stream.is_none())
     throw nb::value_error("[array] stream: expected None for an array in main memory");
   const dlpack::Device here = dlpack_device(device);
-  if (dl_device && *dl_device != std::make_tuple(here.type, here.index)) {
+  if (wanted && *wanted != std::pair<int, int>(here.type, here.index)) {
     throw nb::buffer_error(
         ("[array] dl_device: expected " + device_name(device) + ", where this array is (move it with to())").c_str());
   }
-  const bool versioned = max_version && std::get<0>(*max_version) >= 1;
-  auto e = std::make_unique<Export>(copy.value_or(false) ? tensor.clone() : tensor);
+  const bool versioned = version && version->first >= 1;
+  auto e = std::make_unique<Export>(copied ? tensor.clone() : tensor);
   const bool read_only = is_read_only(e->tensor);
   if (read_only && !versioned) {
     throw nb::buffer_error(
         "[array] __dlpack__: expected a consumer of DLPack 1, which knows read-only memory, got one of version 0 "
         "(share copy() of this array; numpy.asarray gives a read-only view)");
   }
-  if (!device.is_cpu()) hand_over(*e, stream.is_none() ? dlpack::kLegacyStream : nb::cast<std::intptr_t>(stream));
+  if (!device.is_cpu()) hand_over(*e, consumers);
   if (versioned) {
     const auto drop = [](dlpack::ManagedVersioned* m) { delete static_cast<Export*>(m->context); };
     e->versioned = {1, 0, e.get(), drop, read_only ? dlpack::kReadOnly : 0, exported_array(*e)};
@@ -270,7 +292,9 @@ void bind_arrays(nb::module_& m) {
              return t.contiguous().reshape({1}).at({0});
            })
       .def("__dlpack__", &to_dlpack, nb::kw_only(), nb::arg("stream") = nb::none(), nb::arg("max_version") = nb::none(),
-           nb::arg("dl_device") = nb::none(), nb::arg("copy") = nb::none())
+           nb::arg("dl_device") = nb::none(), nb::arg("copy") = nb::none(),
+           nb::sig("def __dlpack__(self, *, stream: int | None = None, max_version: tuple[int, int] | None = None, "
+                   "dl_device: tuple[int, int] | None = None, copy: bool | None = None) -> object"))
       .def("__dlpack_device__",
            [](const Tensor& t) {
              const dlpack::Device device = dlpack_device(t.device());

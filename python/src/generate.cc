@@ -17,6 +17,7 @@
 #include <utility>
 
 #include "generate/generation_batch.h"
+#include "src/arguments.h"
 #include "src/arrays.h"
 #include "src/exclusive.h"
 #include "src/model.h"
@@ -183,19 +184,48 @@ std::unique_ptr<GenerationObject> start_generation(const Model& model, const Tok
   return std::make_unique<GenerationObject>(model, tokenizer, ids, std::move(options), start, std::move(algorithm));
 }
 
+// SamplingOptions(temperature=...): each option under its name.
+SamplingOptions sampling_options(const nb::args& positional, const nb::kwargs& named) {
+  constexpr std::string_view kName = "SamplingOptions";
+  if (const std::size_t count = positional.size(); count > 0) {
+    throw nb::type_error(
+        ("[SamplingOptions] arguments: expected each under its name, got " + std::to_string(count) + " without")
+            .c_str());
+  }
+  SamplingOptions options;
+  for (const std::pair<nb::handle, nb::handle> given : named) {
+    const auto name = nb::cast<std::string>(given.first);
+    bool is_known = false;
+    const auto set = [&]<class T>(std::string_view option, T& to) {
+      if (name != option) return;
+      to = argument_as<T>(given.second, kName, option);
+      is_known = true;
+    };
+    set("temperature", options.temperature);
+    set("top_k", options.top_k);
+    set("top_p", options.top_p);
+    set("min_p", options.min_p);
+    set("repetition_penalty", options.repetition_penalty);
+    set("greedy", options.greedy);
+    set("seed", options.seed);
+    if (!is_known) throw nb::type_error(("[SamplingOptions] unexpected keyword argument '" + name + "'").c_str());
+  }
+  options.check();
+  return options;
+}
+
 void bind_sampling(nb::module_& m) {
   nb::class_<SamplingOptions>(
       m, "SamplingOptions",
       "How tokens are drawn, in this order: repetition_penalty, greedy or temperature 0, temperature, top_k, top_p, "
       "min_p, then a draw with the number (seed, stream, index of the token).")
-      .def(nb::new_([](double temperature, std::int64_t top_k, double top_p, double min_p, double repetition_penalty,
-                       bool greedy, std::uint64_t seed) {
-             SamplingOptions options{temperature, top_k, top_p, min_p, repetition_penalty, greedy, seed};
-             options.check();
-             return options;
-           }),
-           nb::kw_only(), nb::arg("temperature") = 1.0, nb::arg("top_k") = 0, nb::arg("top_p") = 1.0,
-           nb::arg("min_p") = 0.0, nb::arg("repetition_penalty") = 1.0, nb::arg("greedy") = false, nb::arg("seed") = 0)
+      .def(
+          "__init__",
+          [](SamplingOptions* self, const nb::args& positional, const nb::kwargs& named) {
+            new (self) SamplingOptions(sampling_options(positional, named));
+          },
+          nb::sig("def __init__(self, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, "
+                  "min_p: float = 0.0, repetition_penalty: float = 1.0, greedy: bool = False, seed: int = 0) -> None"))
       .def_ro("temperature", &SamplingOptions::temperature)
       .def_ro("top_k", &SamplingOptions::top_k)
       .def_ro("top_p", &SamplingOptions::top_p)

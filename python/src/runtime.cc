@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "coluber/version.h"
+#include "src/arguments.h"
 
 namespace coluber::python {
 namespace {
@@ -86,11 +87,12 @@ void bind_memory(nb::module_& m) {
 // StreamScope as a context manager.
 class StreamScopeObject {
  public:
-  StreamScopeObject(std::string_view device, std::uintptr_t stream) : device_(device_from_name(device)) {
+  StreamScopeObject(nb::handle device, nb::handle stream)
+      : device_(device_from_name(argument_as<std::string>(device, "StreamScope", "device"))) {
     if (device_.is_cpu()) {
       throw Error(ErrorCode::kInvalidArgument, "StreamScope", "device: expected a GPU, got " + device_name(device_));
     }
-    stream_ = reinterpret_cast<void*>(stream);
+    stream_ = reinterpret_cast<void*>(argument_as<std::uintptr_t>(stream, "StreamScope", "stream"));
   }
   StreamScopeObject(const StreamScopeObject&) = delete;
   StreamScopeObject& operator=(const StreamScopeObject&) = delete;
@@ -138,7 +140,8 @@ void bind_devices(nb::module_& m) {
       m, "StreamScope",
       "with StreamScope(device, stream): this thread's work on the GPU goes to `stream`, a cudaStream_t as an int "
       "(torch: torch.cuda.current_stream().cuda_stream). Without one all threads share one stream of ours per GPU.")
-      .def(nb::init<std::string_view, std::uintptr_t>(), nb::arg("device"), nb::arg("stream"))
+      .def(nb::init<nb::handle, nb::handle>(), nb::arg("device").none(), nb::arg("stream").none(),
+           nb::sig("def __init__(self, device: str, stream: int) -> None"))
       .def("__enter__", &StreamScopeObject::enter)
       .def(
           "__exit__", [](StreamScopeObject& self, nb::args) { self.exit(); },

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -36,8 +37,17 @@ struct TorchFunctions {
   PyObject* is_complex = nullptr;
 };
 
-TorchFunctions& torch_functions() {
+TorchFunctions& stored_functions() {
   static TorchFunctions functions;
+  return functions;
+}
+
+// What set_torch has stored.
+const TorchFunctions& torch_functions() {
+  const TorchFunctions& functions = stored_functions();
+  if (functions.to_dlpack == nullptr)
+    throw std::runtime_error(
+        "[torch] functions of torch: expected them to be handed over, got none (import coluber.torch)");
   return functions;
 }
 
@@ -74,7 +84,7 @@ struct TorchMemory {
 };
 
 PyObject* device_object(int index) {
-  PyObject*& device = torch_functions().devices.at(static_cast<std::size_t>(index));
+  PyObject*& device = stored_functions().devices.at(static_cast<std::size_t>(index));
   if (device == nullptr) {
     const std::string name = "cuda:" + std::to_string(index);
     device = nb::module_::import_("torch").attr("device")(name).release().ptr();
@@ -337,7 +347,7 @@ const dlpack::ExchangeApi* exchange_api(nb::handle type) {
 }
 
 void set_torch(nb::module_ torch) {
-  TorchFunctions& functions = torch_functions();
+  TorchFunctions& functions = stored_functions();
   const nb::object c = torch.attr("_C"), tensor = torch.attr("Tensor");
   const auto hold = [](nb::object object) { return object.release().ptr(); };
   functions.to_dlpack = hold(c.attr("_to_dlpack"));

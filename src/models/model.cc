@@ -125,12 +125,19 @@ Model copy_of(const Model& model, F&& make) {
   return copy;
 }
 
+void check_fits_device(DType dtype, Device device) {
+  if (device.is_cpu() || dtype != DType::kF64) return;
+  refuse_value(ErrorCode::kUnsupported, "model", join("dtype on ", device_name(device)), "f32, bf16 or f16", "f64",
+               "f64 is computed on the cpu alone: convert the model with to(dtype) first");
+}
+
 }  // namespace
 
 Model Model::to(DType dtype) const {
   if (!dtype_is_float(dtype)) {
     refuse_value(ErrorCode::kInvalidArgument, "model", "dtype", "f32, f64, bf16 or f16", dtype_name(dtype));
   }
+  check_fits_device(dtype, device());
   const DType other = dtype == DType::kF64 ? DType::kF64 : DType::kF32;
   return copy_of(*this, [&](const Parameter& parameter) {
     return Tensor::empty(parameter.var.value().shape(), parameter.matrix ? dtype : other, device());
@@ -139,6 +146,7 @@ Model Model::to(DType dtype) const {
 
 Model Model::to(Device device) const {
   if (device == this->device()) return *this;
+  check_fits_device(dtype(), device);
   return copy_of(*this, [&](const Parameter& parameter) {
     return Tensor::empty(parameter.var.value().shape(), parameter.var.value().dtype(), device);
   });

@@ -43,8 +43,10 @@ inline void check_storage(std::string_view op, std::string_view what, const Tens
   const bool cpu = t.device().is_cpu();
   const DType dtype = t.dtype();
   if (dtype == DType::kF32 || (cpu ? dtype == DType::kF64 : dtype == DType::kBF16 || dtype == DType::kF16)) return;
+  const char* hint =
+      dtype == DType::kF64 ? "f64 is computed on the cpu alone: convert it with to(dtype) or move it" : "";
   refuse_value(ErrorCode::kInvalidArgument, op, join("dtype of ", what),
-               cpu ? "f32 or f64" : "f32, bf16 or f16 on a GPU", dtype_name(dtype));
+               cpu ? "f32 or f64" : "f32, bf16 or f16 on a GPU", dtype_name(dtype), hint);
 }
 
 // What parameters and states have beside activations of `dtype`: the same on the CPU, f32 on a GPU.

@@ -122,6 +122,12 @@ TEST_F(ModelTest, OtherDtypesAreCopies) {
     }
   }
   EXPECT_EQ(Model::create(small_model(), 3, DType::kBF16).dtype(), DType::kBF16);
+  EXPECT_EQ(
+      refusal([&] {
+        model_.to(DType::kF64).to(Device{DeviceType::kCuda, 0});
+      }),
+      "[model] dtype on cuda:0: expected f32, bf16 or f16, got f64 (f64 is computed on the cpu alone: convert the "
+      "model with to(dtype) first)");
   EXPECT_NE(refusal([&] { model_.to(DType::kI32); }).find("i32"), std::string::npos);
 }
 

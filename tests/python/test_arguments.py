@@ -28,7 +28,7 @@ def test_operators(options, sentence):
 
 
 @pytest.mark.parametrize("options, sentence", [
-    (dict(temperature="hot"), "[Model.generate] temperature: expected a number, got str"),
+    (dict(temperature="hot"), "[SamplingOptions] temperature: expected a number, got str"),
     (dict(max_tokens=2.5), "[Model.generate] max_tokens: expected a whole number, got float"),
     (dict(stop=3), "[generate] stop: expected a str or several, got int"),
     (dict(stop=[b"x"]), "[generate] stop: expected a str or several, got bytes"),
@@ -47,7 +47,7 @@ def test_model_session_and_training(model):
     with pytest.raises(TypeError, match=r"^\[session\] model: expected a Model, got int$"):
         coluber.Session(5)
     for make in (lambda **options: coluber.Session(model, **options), coluber.Session(model).fork):
-        with pytest.raises(TypeError, match=r"^\[sampling_options\] top_k: expected a whole number, got str$"):
+        with pytest.raises(TypeError, match=r"^\[SamplingOptions\] top_k: expected a whole number, got str$"):
             make(top_k="x")
     with pytest.raises(TypeError, match="unexpected keyword argument 'temp'$"):
         coluber.Session(model).fork(temp=1)
@@ -81,8 +81,48 @@ def test_natives(model, call, kind, sentence):
     assert "shape" in coluber.Array.__dict__ and "copy in another dtype" in coluber.Array.to.__doc__
 
 
+# Classes and protocols of the native module, which arguments.py cannot stand in front of.
+@pytest.mark.parametrize("call, kind, sentence", [
+    (lambda a: coluber.SamplingOptions(temperature="x"), TypeError,
+     "[SamplingOptions] temperature: expected a number, got str"),
+    (lambda a: coluber.SamplingOptions(top_k=2.5), TypeError,
+     "[SamplingOptions] top_k: expected a whole number, got float"),
+    (lambda a: coluber.SamplingOptions(greedy=1), TypeError,
+     "[SamplingOptions] greedy: expected True or False, got int"),
+    (lambda a: coluber.SamplingOptions(top_k=10**30), ValueError,
+     f"[SamplingOptions] top_k: expected a whole number of 64 bits, got {10**30}"),
+    (lambda a: coluber.SamplingOptions(seed=-1), ValueError, "[SamplingOptions] seed: expected 0 or more, got -1"),
+    (lambda a: coluber.SamplingOptions(temp=1), TypeError, "[SamplingOptions] unexpected keyword argument 'temp'"),
+    (lambda a: coluber.SamplingOptions(1.0), TypeError,
+     "[SamplingOptions] arguments: expected each under its name, got 1 without"),
+    (lambda a: coluber.StreamScope(3, 0), TypeError, "[StreamScope] device: expected a str, got int"),
+    (lambda a: coluber.StreamScope("cpu", 0), ValueError, "[StreamScope] device: expected a GPU, got cpu"),
+    (lambda a: a.__dlpack__(stream="x"), TypeError, "[Array.__dlpack__] stream: expected a whole number, got str"),
+    (lambda a: a.__dlpack__(stream=2**70), ValueError,
+     f"[Array.__dlpack__] stream: expected a whole number of 64 bits, got {2**70}"),
+    (lambda a: a.__dlpack__(max_version=1), TypeError,
+     "[Array.__dlpack__] max_version: expected a tuple of two whole numbers or None, got int"),
+    (lambda a: a.__dlpack__(max_version=(1, "x")), TypeError,
+     "[Array.__dlpack__] max_version: expected a whole number, got str"),
+    (lambda a: a.__dlpack__(dl_device=(1, 0, 0)), TypeError,
+     "[Array.__dlpack__] dl_device: expected a tuple of two whole numbers or None, got a tuple of 3"),
+    (lambda a: a.__dlpack__(copy=1), TypeError, "[Array.__dlpack__] copy: expected True or False, got int"),
+])
+def test_native_classes_and_protocols(call, kind, sentence):
+    with pytest.raises(kind) as error:
+        call(coluber.array(X))
+    assert str(error.value) == sentence
+
+
+def test_torch_parts_before_torch():
+    native = coluber._native.torch  # no test of this file imports coluber.torch
+    for call in (native.give, lambda array: native.TorchScope(array).__enter__()):
+        with pytest.raises(RuntimeError, match=r"^\[torch\] functions of torch: .* \(import coluber.torch\)$"):
+            call(coluber.array(X))
+
+
 @pytest.mark.parametrize("options, sentence", [
-    (dict(seed=-1), "[Model.generate] seed: expected 0 or more, got -1"),
+    (dict(seed=-1), "[SamplingOptions] seed: expected 0 or more, got -1"),
     (dict(first_stream=-2), "[Model.generate] first_stream: expected 0 or more, got -2"),
     (dict(max_tokens=10**30), f"[Model.generate] max_tokens: expected a whole number of 64 bits, got {10**30}"),
     (dict(max_tokens=-1), "[generate] max_tokens: expected 0 or more, got -1"),
