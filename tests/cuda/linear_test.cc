@@ -61,6 +61,25 @@ TEST_F(CudaLinear, SameBitsTwice) {
   EXPECT_TRUE(same_bits(a.x.to(kCpuDevice), b.x.to(kCpuDevice)));
 }
 
+// More lengths than plans of the library are kept: those made again give the same bits.
+TEST_F(CudaLinear, ManyLengths) {
+  constexpr std::int64_t kLengths = 4500;
+  const Tensor x = on_gpu(random_tensor({100 + kLengths, 24}, DType::kF32, 1)),
+               w = on_gpu(random_tensor({40, 24}, DType::kF32, 2));
+  const auto product_of = [&](std::int64_t rows) {
+    return ops::linear_forward(ctx_, {x.slice(0, 0, rows), w, {}, DType::kF32, {}}).to(kCpuDevice);
+  };
+  const Tensor first = product_of(100);
+  for (std::int64_t more = 1; more <= kLengths; ++more) product_of(100 + more);
+  EXPECT_TRUE(same_bits(product_of(100), first));
+  EXPECT_LE(norm_error(first, ops::linear_forward(ctx_, {x.slice(0, 0, 100).to(kCpuDevice).to(DType::kF64),
+                                                         w.to(kCpuDevice).to(DType::kF64),
+                                                         {},
+                                                         DType::kF32,
+                                                         {}})),
+            bound(DType::kF32, 24));
+}
+
 TEST_F(CudaLinear, AddsToGradients) {
   const Tensor x = on_gpu(random_tensor({64, 24}, DType::kF32, 1)), g = on_gpu(random_tensor({64, 16}, DType::kF32, 2));
   const Tensor w = on_gpu(random_tensor({16, 24}, DType::kF32, 3)), into = Tensor::full({16, 24}, 2, DType::kF32, kGpu);
@@ -80,6 +99,16 @@ TEST_F(CudaLinear, RefusesTwoDevices) {
                                          {}});
             }),
             "[linear] device of weight: expected cuda:0, got cpu (move it with to(device))");
+}
+
+TEST_F(CudaLinear, RefusesF64) {
+  const Tensor x = random_tensor({3, 4}, DType::kF64, 1).to(kGpu);
+  EXPECT_EQ(
+      refusal([&] {
+        ops::linear_forward(ctx_, {x, x, {}, DType::kF32, {}});
+      }),
+      "[linear] dtype of x: expected f32, bf16 or f16 on a GPU, got f64 (f64 is computed on the cpu alone: convert "
+      "it with to(dtype) or move it)");
 }
 
 }  // namespace

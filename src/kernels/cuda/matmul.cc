@@ -1,15 +1,14 @@
 // Matrix products through cuBLASLt. A plan (descriptors and the algorithm that its heuristic likes best) is made once
-// per problem and kept. Algorithms that add partial sums in the storage type are not asked for, so a product has the
-// same bits on every run.
+// per problem and kept while it is asked for. Algorithms that add partial sums in the storage type are not asked for,
+// so a product has the same bits on every run.
 #include "kernels/matmul.h"
 
 #include <algorithm>
 #include <array>
-#include <map>
-#include <mutex>
-#include <tuple>
+#include <memory>
 
 #include "core/check.h"
+#include "core/recently_used.h"
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/cublas_lt.h"
 #include "kernels/cuda/matmul_skinny.h"
@@ -43,7 +42,21 @@ struct Plan {
   cublasLtMatrixLayout_t left = nullptr, right = nullptr, result = nullptr;
   cublasLtMatmulAlgo_t algorithm{};
   std::int64_t workspace_bytes = 0;
+
+  Plan() = default;
+  ~Plan() {
+    const CublasLt& lt = CublasLt::get();
+    for (const cublasLtMatrixLayout_t layout : {left, right, result}) {
+      if (layout != nullptr) lt.MatrixLayoutDestroy(layout);
+    }
+    if (product != nullptr) lt.MatmulDescDestroy(product);
+  }
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
 };
+
+// About 1 KiB each on the host. A model asks for about 20 plans a length of prompts or a shape of batches.
+constexpr std::size_t kMostPlans = 4096;
 
 struct Key {
   std::array<std::int64_t, 9> sizes;  // rows, columns and ld of a, b, c
@@ -67,9 +80,10 @@ void set_operation(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t 
         "cublasLtMatmulDescSetAttribute");
 }
 
-Plan make_plan(int device, const MatmulParams& p) {
+std::shared_ptr<const Plan> make_plan(int device, const MatmulParams& p) {
   const CublasLt& lt = CublasLt::get();
-  Plan plan;
+  const auto made = std::make_shared<Plan>();
+  Plan& plan = *made;
   check(lt.MatmulDescCreate(&plan.product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
   set_operation(plan.product, CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_b);
   set_operation(plan.product, CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_a);
@@ -102,21 +116,18 @@ Plan make_plan(int device, const MatmulParams& p) {
   }
   plan.algorithm = best.algo;
   plan.workspace_bytes = static_cast<std::int64_t>(best.workspaceSize);
-  return plan;
+  return made;
 }
 
-const Plan& find_plan(int device, const MatmulParams& p) {
-  static std::map<Key, Plan>& plans = *new std::map<Key, Plan>;  // descriptors go with the process
-  static std::mutex mutex;
+std::shared_ptr<const Plan> find_plan(int device, const MatmulParams& p) {
+  // Never destroyed: the library may be gone before.
+  static RecentlyUsed<Key, Plan>& plans = *new RecentlyUsed<Key, Plan>(kMostPlans);
   const Key key{{p.a.rows, p.a.columns, p.a.ld, p.b.rows, p.b.columns, p.b.ld, p.c.rows, p.c.columns, p.c.ld},
                 {static_cast<int>(p.a.dtype), static_cast<int>(p.b.dtype), static_cast<int>(p.c.dtype)},
                 {alignment_of(p.a), alignment_of(p.b), alignment_of(p.c)},
                 device,
                 (p.transpose_a ? 1 : 0) + (p.transpose_b ? 2 : 0)};
-  const std::lock_guard lock(mutex);
-  auto it = plans.find(key);
-  if (it == plans.end()) it = plans.emplace(key, make_plan(device, p)).first;
-  return it->second;
+  return plans.get(key, [&] { return make_plan(device, p); });
 }
 
 void check_shapes(const MatmulParams& p) {
@@ -139,7 +150,8 @@ void matmul(const Stream& stream, const MatmulParams& p) {
   if (p.a.rows == 0 || p.a.columns == 0) return fill_rows(stream, p);
   if (takes_stream(stream.device, p)) return matmul_stream(stream, p);
   if (takes_skinny(p)) return matmul_skinny(stream, p);
-  const Plan& plan = find_plan(stream.device, p);
+  const std::shared_ptr<const Plan> held = find_plan(stream.device, p);
+  const Plan& plan = *held;
   Scratch scratch(stream);
   void* workspace = plan.workspace_bytes > 0 ? scratch.allocate<char>(plan.workspace_bytes) : nullptr;
   const float one = 1, beta = p.accumulate ? 1.0f : 0.0f;
