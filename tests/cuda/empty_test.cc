@@ -82,7 +82,10 @@ TEST_F(CudaEmpty, SelectiveScan) {
 
 TEST_F(CudaEmpty, Fills) {
   EXPECT_EQ(Tensor::full({3, 0}, 2, DType::kBF16, kGpu).numel(), 0);
-  Tensor::zeros({3, 4}, DType::kF32, kGpu).slice(1, 2, 2).fill(1);
+  const Tensor zeros = Tensor::zeros({3, 4}, DType::kF32, kGpu);
+  zeros.slice(1, 2, 2).fill(1);
+  zeros.slice(0, 1, 1).fill(1);
+  EXPECT_TRUE(same_bits(zeros.to(kCpuDevice), Tensor::zeros({3, 4}, DType::kF32)));
 }
 
 // No sequences, and sequences of no tokens, through every op of a model.

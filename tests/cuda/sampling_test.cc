@@ -121,8 +121,7 @@ TEST_F(SamplingCuda, GeneratesWhatSessionsDraw) {
   const Model model = Model::create(config, 7).to(kGpu).to(DType::kBF16);
   const std::vector<std::vector<std::int32_t>> prompts = {{1, 2, 3}, {50}, {7, 7, 7, 7, 8}, {100, 99}};
   for (const SamplingOptions& sampling :
-       {SamplingOptions{
-            .temperature = 0.9, .top_k = 60, .top_p = 0.95, .min_p = 0.003, .repetition_penalty = 1.2, .seed = 5},
+       {SamplingOptions{.temperature = 0.9, .top_k = 60, .top_p = 0.95, .repetition_penalty = 1.2, .seed = 5},
         SamplingOptions{.greedy = true}}) {
     GenerateOptions options;
     options.sampling = sampling;

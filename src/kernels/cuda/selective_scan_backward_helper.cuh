@@ -73,9 +73,8 @@ struct GradBlockShared {
   float4 forget[2][kScanChunk / 4];  // what is added to exponents: 0, or -1e30 where a reset makes the decay 0
   float bias[kMostWarps * kWarpChannels], D[kMostWarps * kWarpChannels];
   Meeting ready[2];
-  // Ends only: warps whose states all have decayed in even and odd chunks, and the turn that is not walked any more.
-  std::uint8_t decayed[2][kMostWarps];
-  int stop;
+  // Ends only, of even and odd turns: warps whose states all have decayed, and whether the turn is not walked any more.
+  std::uint8_t decayed[2][kMostWarps], stop[2];
 };
 
 // Sums of a helper's pair of warps, [2][helpers][token][quad], follow the pairs' parts.

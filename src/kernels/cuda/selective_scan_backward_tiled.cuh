@@ -332,7 +332,7 @@ __device__ __forceinline__ void walk_ends(const GradPlace& place, bool softplus,
   for (int turn = 0; turn < place.count; ++turn) {
     const int buffer = turn & 1;
     block.ready[buffer].wait(turn >> 1);
-    if (turn >= block.stop) break;
+    if (block.stop[buffer] != 0) break;
 #pragma unroll 1
     for (int half = 0; half < 2; ++half) {
       const int slot = GradHelper<T, true>::slot_of(turn, half);
@@ -406,7 +406,7 @@ __device__ __forceinline__ void help_ends(GradHelper<T, true>& helper, GradBlock
       bool all = true;
       for (int warp = 0; warp < warps; ++warp) all = all && block.decayed[before][warp] != 0;
       if (all) {
-        block.stop = turn + 1;
+        if (threadIdx.x == warps * 32) block.stop[(turn + 1) & 1] = 1;
         block.ready[(turn + 1) & 1].arrive();
         break;
       }
@@ -479,8 +479,8 @@ __global__ void __launch_bounds__(kMostWarps* kThreadsOfWarp, 1)
     block.bias[threadIdx.x] = c < p.d && p.dt_bias != nullptr ? p.dt_bias[c] : 0.0f;
     block.D[threadIdx.x] = c < p.d && p.D != nullptr ? p.D[c] : 0.0f;
   }
-  if (threadIdx.x == 0) block.stop = std::numeric_limits<int>::max();
   if (threadIdx.x < 2) {
+    block.stop[threadIdx.x] = 0;
     block.ready[threadIdx.x].init(helpers * 32);
     for (int i = 0; i < helpers; ++i) {
       pairs[i].full[threadIdx.x].init(64);

@@ -32,10 +32,9 @@ struct TiledShared {
   float bias[kTiledChannels], D[kTiledChannels];
   std::uint8_t resets[2][kTileTokens];
   Meeting ready[2], done[2];  // helpers have prepared a tile; scan warps are through with it
-  // States only: scan warps whose decays all are 0 at the end of even and odd tiles, and the tile that is not walked
-  // any more.
-  std::uint8_t decayed[2][kScanWarps];
-  int stop;
+  // States only, of even and odd tiles: scan warps whose decays all are 0 at the end, and whether the tile is one that
+  // is not walked any more.
+  std::uint8_t decayed[2][kScanWarps], stop[2];
 };
 
 // The tiles of one piece of a sequence.

@@ -20,7 +20,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #include "kernels/cuda/common/dependent_launch.cuh"
 #include "kernels/cuda/selective_scan_helper.cuh"
@@ -230,8 +229,8 @@ __global__ void __launch_bounds__(kTiledThreads, kStateOnly ? kTogetherOne : kTo
   const int count = static_cast<int>(tiles.end - tiles.first);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
-  if (threadIdx.x == 0) shared.stop = std::numeric_limits<int>::max();
   if (threadIdx.x < 2) {
+    shared.stop[threadIdx.x] = 0;
     shared.ready[threadIdx.x].init(kScanWarps * 32);
     shared.done[threadIdx.x].init(kScanWarps * 32);
   }
@@ -249,7 +248,7 @@ __global__ void __launch_bounds__(kTiledThreads, kStateOnly ? kTogetherOne : kTo
       if constexpr (kStateOnly) {
         const std::uint8_t* decayed = shared.decayed[(k - 1) & 1];
         if (k > 0 && (decayed[0] & decayed[1] & decayed[2] & decayed[3]) != 0) {
-          shared.stop = k + 1;
+          if (threadIdx.x == kScanWarps * 32) shared.stop[(k + 1) & 1] = 1;
           shared.ready[(k + 1) & 1].arrive();
           break;
         }
@@ -292,7 +291,7 @@ __global__ void __launch_bounds__(kTiledThreads, kStateOnly ? kTogetherOne : kTo
     }
     shared.ready[k & 1].wait(k >> 1);
     if constexpr (kStateOnly) {
-      if (k >= shared.stop) break;
+      if (shared.stop[k & 1] != 0) break;
       end_tile(s, ends, shared, k & 1, p.dt_softplus, valid, warp, lane);
     } else {
       scan_tile(s, shared, k & 1, warp, lane);
