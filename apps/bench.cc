@@ -257,6 +257,9 @@ void register_bench(CLI::App& root, Exit& exit) {
       .add_option("--recompute", options->recompute, "In training, made again in backward: none, light, scan or layer")
       ->capture_default_str()
       ->check(CLI::IsMember({"none", "light", "scan", "layer"}));
+  command.add_option("--cuda-graph", options->cuda_graph, "In training on a GPU, steps as one graph: auto or off")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "off"}));
   add_integer_option(command, "--chunk", options->chunk, "Tokens that prefill reads at once; without it: all", 1);
   command.add_option("--seconds", options->seconds, "Measure for so long, each row")->capture_default_str();
   on_run(command, exit, options, run);

@@ -29,6 +29,7 @@ struct BenchOptions : CommonOptions {
   std::vector<std::int64_t> batch;   // each is measured; none: 8 for tiny in training and on a GPU in ops, else 1
   std::vector<std::int64_t> seqlen;  // each is measured; none: 512, ops beyond tiny 2048
   std::string recompute = "none";    // in training
+  std::string cuda_graph = "auto";   // in training on a GPU
   std::int64_t chunk = 0;            // prefill: tokens read at once; 0: all
   double seconds = 5;                // measuring goes on for so long, for each row
 };

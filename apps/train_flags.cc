@@ -63,6 +63,11 @@ void add_learning_flags(FlagBindings& bindings, TrainFlags& flags) {
           "layer (all of a layer); less memory, the same bits")
       ->capture_default_str()
       ->check(CLI::IsMember({"none", "light", "scan", "layer"}));
+  bindings
+      .add("cuda-graph", flags.cuda_graph,
+           "On a GPU, steps as one graph where shapes repeat: auto or off; less work for the host, the same bits")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "off"}));
 }
 
 void add_progress_flags(FlagBindings& bindings, TrainFlags& flags) {

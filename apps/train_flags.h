@@ -34,7 +34,7 @@ struct TrainFlags : CommonOptions {
 
   std::int64_t batch = 8, seqlen = 512, grad_accum = 1;
   double lr = 2e-3, lr_min_share = 0.1, weight_decay = 0.1, clip = 1, dropout = 0;
-  std::string schedule = "cosine", dtype = "f32", recompute = "none";
+  std::string schedule = "cosine", dtype = "f32", recompute = "none", cuda_graph = "auto";
   std::int64_t warmup = -1;
 
   std::int64_t max_steps = 0;

@@ -81,6 +81,10 @@ void TrainReport::print_beginning(const TrainEstimate& estimate, std::int64_t me
             human_duration(estimate.total_seconds), " for ", counted(estimate.total_steps - steps_before_, "step"),
             " of ", counted(tokens_per_step(), "token"),
             steps_before_ > 0 ? join(", after the ", steps_before_, " done") : std::string()));
+  if (!model_.device().is_cpu()) {
+    show(join("device    ", device_name(model_.device()), ", steps ",
+              estimate.cuda_graph ? "as a CUDA graph" : "kernel by kernel"));
+  }
 }
 
 std::string TrainReport::memory_name() const {
@@ -99,6 +103,7 @@ void TrainReport::begin(const TrainEstimate& estimate, std::int64_t memory_bytes
                 {"memory_bytes", memory_bytes},
                 {"device", device_name(model_.device())},
                 {"recompute", flags_.recompute},
+                {"cuda_graph", estimate.cuda_graph},
                 {"steps", steps},
                 {"step_seconds", estimate.step_seconds},
                 {"seconds", estimate.total_seconds}});

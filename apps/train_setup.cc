@@ -60,6 +60,7 @@ TrainOptions learning_options(const TrainFlags& options) {
   train.grad_accum = options.grad_accum;
   train.compute = parse_dtype(options.dtype);
   train.recompute = recompute_from_name(options.recompute);
+  train.cuda_graph = options.cuda_graph == "auto";
   train.seed = options.seed;
   train.eval_every = options.eval_every;
   train.save_every = options.save_every;

@@ -145,6 +145,7 @@ struct Graph {
   std::uint64_t dropout_seed = 0;
   std::uint64_t dropout_stream = 0;  // advanced by each dropout; set to a function of the step before each pass
   Recompute recompute = Recompute::kNone;
+  Tensor dropout_base = {};  // () i64 on the device, optional: added to the streams when the work runs (ops::dropout)
 };
 
 // Which tokens belong together; as in ops.h.
@@ -181,20 +182,19 @@ std::vector<Var> recomputed(Graph& graph, const std::vector<Var>& inputs, const 
 std::vector<Var> split(Graph& graph, const Var& x, const std::vector<std::int64_t>& sizes);
 Var reshape(Graph& graph, const Var& x, const Shape& shape);
 Var add(Graph& graph, const Var& a, const Var& b);
-Var neg_exp(Graph& graph, const Var& x);  // -e^x: A from A_log
-// x rounded to `dtype` and back; the gradient passes as if it were x.
-Var rounded(Graph& graph, const Var& x, DType dtype);
+Var neg_exp(Graph& graph, const Var& x);               // -e^x: A from A_log
+Var rounded(Graph& graph, const Var& x, DType dtype);  // to `dtype` and back; the gradient passes as if it were x
 Var dropout(Graph& graph, const Var& x, double p);
-// sum(x * weights) as an f64 scalar: the loss of gradient checks.
-Var dot(Graph& graph, const Var& x, const Tensor& weights);
-// Mean cross entropy (an f64 scalar) of the head's logits, which are never kept whole.
-Var linear_cross_entropy(Graph& graph, const Var& x, const Var& weight, const Tensor& targets);
+Var dot(Graph& graph, const Var& x, const Tensor& weights);  // sum(x * weights) in f64: the loss of gradient checks
+// Mean cross entropy (an f64 scalar) of the head's logits, which are never kept whole; with a token_weight the sum
+// times that, on its device (ops::LinearCrossEntropyArgs). A gradient of it on the CPU is read without waiting.
+Var linear_cross_entropy(Graph& graph, const Var& x, const Var& weight, const Tensor& targets,
+                         const Tensor& token_weight = {});
 
 }  // namespace autograd
 
-// Compares gradients with central differences in f64. Returns the worst relative error
-// |analytic - numeric| / max(|analytic|, |numeric|, scale) over all elements of all `inputs`,
-// where scale is the largest gradient magnitude of that input. `f` builds the scalar anew from the current values.
+// Compares gradients with central differences in f64: the worst |analytic - numeric| / max(|analytic|, |numeric|,
+// scale) of all `inputs`, scale being an input's largest gradient. `f` builds the scalar anew from the current values.
 double gradcheck(Context& ctx, const std::vector<Var>& inputs, const std::function<Var(Graph&)>& f, double step = 1e-4);
 
 }  // namespace coluber

@@ -143,26 +143,27 @@ Tensor cross_entropy_backward(Context& ctx, const Tensor& logits, const Tensor& 
 
 // Never holds more than a tile of logits. With gradients wanted, they come from the same pass, for d loss = 1.
 struct LinearCrossEntropyArgs {
-  Tensor x;        // (tok,m)
-  Tensor weight;   // (v,m)
-  Tensor bias;     // (v), optional
-  Tensor targets;  // (tok) i32
+  Tensor x, weight, bias, targets;  // (tok,m), (v,m), (v) optional, (tok) i32
   DType compute = DType::kF32;
+  // () f64 on the device of x, optional: what a token's loss counts instead of 1 / num_tokens. On a GPU nothing waits
+  // for the device then: targets are there, too, and nobody but the kernels looks at them.
+  Tensor token_weight = {};
 };
 struct LinearCrossEntropyOut {
-  double loss = 0;              // mean, in nats
-  std::int64_t num_tokens = 0;  // targets that counted
-  Tensor token_loss;            // (tok) f64, 0 where ignored; when want_token_loss
-  Tensor grad_x;                // (tok,m); when want_grad
-  Tensor grad_weight;           // (v,m)
-  Tensor grad_bias;             // (v)
+  double loss = 0;                        // mean, in nats
+  Tensor device_loss;                     // () f64: that instead, with a token_weight on a GPU
+  std::int64_t num_tokens = 0;            // targets that counted; not known then
+  Tensor token_loss;                      // (tok) f64, 0 where ignored; when want_token_loss
+  Tensor grad_x, grad_weight, grad_bias;  // (tok,m), (v,m), (v); when want_grad
 };
 LinearCrossEntropyOut linear_cross_entropy(Context& ctx, const LinearCrossEntropyArgs& args, bool want_grad,
                                            bool want_token_loss = false);
 
 // --- dropout: y = x mask / (1 - p), mask from the counter-based generator (core/rng.h) -----------------------------
-// The same (seed, stream) gives the same mask: backward is forward applied to the gradient.
-Tensor dropout(Context& ctx, const Tensor& x, double p, std::uint64_t seed, std::uint64_t stream);
+// The same (seed, stream) gives the same mask: backward is forward applied to the gradient. `stream_base` () i64 on the
+// device of x, optional, is added to `stream` when the work runs: what is recorded once draws anew each time.
+Tensor dropout(Context& ctx, const Tensor& x, double p, std::uint64_t seed, std::uint64_t stream,
+               const Tensor& stream_base = {});
 
 // --- small things ----------------------------------------------------------------------------------------------------
 void add_inplace(Context& ctx, const Tensor& accumulator, const Tensor& x, double scale = 1);  // accumulator += scale x
@@ -190,8 +191,7 @@ struct AdamWTensors {
 };
 void adamw_step(Context& ctx, const AdamWArgs& args, std::span<const AdamWTensors> tensors);
 
-// The kernel that a call with this algorithm takes on a device: "avx512", "reference", "onednn", on a GPU the strategy
-// in the kernel's name, "tiled" or "cublaslt"; for `info`.
+// The kernel that a call takes with this algorithm on a device: "avx512", "reference", on a GPU "tiled"; for `info`.
 struct KernelChoice {
   std::string op, kernel, why;
 };

@@ -82,8 +82,8 @@ class AdamW {
   std::int64_t size_bytes() const;
 
  private:
+  friend class QueuedStep;                                            // Trainer's step on a GPU
   std::vector<ops::AdamWTensors> tensors(double weight_decay) const;  // that have gradients
-
   AdamWOptions options_;
   Parameters parameters_;
   std::vector<Moments> moments_;
@@ -110,6 +110,7 @@ struct TrainOptions {
   std::int64_t grad_accum = 1;  // batches per step
   DType compute = DType::kF32;  // of matrix products: kF32 or kBF16
   Recompute recompute = Recompute::kNone;
+  bool cuda_graph = true;              // on a GPU: steps of a shape that was there before are one graph; the same bits
   std::uint64_t seed = 0;              // of dropout
   std::int64_t eval_every = 0;         // steps; 0: only at the end; -1: ten times in all
   std::int64_t eval_batches = 0;       // held-out batches 0 to eval_batches - 1
@@ -125,7 +126,6 @@ struct TrainOptions {
   std::vector<std::pair<std::string, std::string>> card_rows;  // more rows of the card: {"Data", "book.txt"}
   void check() const;
 };
-
 struct StepReport {
   std::int64_t step = 0;         // finished steps, this one included
   std::int64_t total_steps = 0;  // as planned now
@@ -143,6 +143,7 @@ struct LossPoint {
   std::int64_t step = 0;
   double loss = 0;  // nats per token
 };
+// On a GPU run() is a step ahead: on_step comes while the next step is under way, unless something is due between them.
 struct TrainCallbacks {
   std::function<void(const StepReport&)> on_step;
   std::function<void(const EvalReport&)> on_eval;
@@ -151,13 +152,12 @@ struct TrainCallbacks {
   std::function<void(const std::string& folder)> add_files;      // the tokenizer, for example
   std::function<bool()> should_stop;                             // asked before every step
 };
-
 struct TrainEstimate {
   std::int64_t parameter_bytes = 0, optimizer_bytes = 0;
   std::int64_t peak_bytes = 0;  // most tensor memory at once: those, gradients and activations
-  double step_seconds = 0, eval_seconds = 0;
+  double step_seconds = 0, eval_seconds = 0, total_seconds = 0;  // of all: training and evaluation
   std::int64_t total_steps = 0;
-  double total_seconds = 0;  // training and evaluation
+  bool cuda_graph = false;  // steps are recorded
 };
 
 enum class TrainEnd : std::uint8_t { kDone, kStopped };

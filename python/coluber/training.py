@@ -19,7 +19,7 @@ _SAMPLE_TEMPERATURE = 0.8
 _FLAGS = (
     "name", "heldout_share", "text_field", "separator", "preset", "d_model", "n_layer", "d_state", "d_conv", "dt_rank",
     "expand", "norm", "untied", "dropout", "batch", "seqlen", "grad_accum", "lr", "lr_min_share", "schedule", "warmup",
-    "weight_decay", "clip", "dtype", "recompute", "max_steps", "max_seconds", "eval_every", "eval_batches",
+    "weight_decay", "clip", "dtype", "recompute", "cuda_graph", "max_steps", "max_seconds", "eval_every", "eval_batches",
     "sample_every", "sample_prompt", "sample_tokens", "save_every", "keep", "seed", "threads", "device",
 )
 
@@ -93,6 +93,7 @@ class Trainer:
         clip: Optional[float] = None,
         dtype: Optional[str] = None,
         recompute: Optional[str] = None,
+        cuda_graph: Optional[str] = None,
         max_steps: Optional[int] = None,
         max_seconds: Optional[float] = None,
         eval_every: Optional[int] = None,
@@ -323,7 +324,7 @@ def train(
     Learning: batch (8), seqlen (512), grad_accum (1), lr (2e-3), lr_min_share (0.1), schedule ("cosine", "linear",
     "constant", "wsd"), warmup, weight_decay (0.1), clip (1), dtype of matrix products ("f32", "bf16"), recompute:
     what is made again in backward instead of kept, for less memory and the same bits ("none", "light", "scan",
-    "layer").
+    "layer"), cuda_graph: steps on a GPU as one graph where shapes repeat ("auto", "off").
     Limits: max_steps, max_seconds (300 when neither is given).
     On the way: eval_every (ten times in all), eval_batches (8), sample_every (three times), sample_prompt,
     sample_tokens (60), save_every (every ten minutes), keep (3).

@@ -314,11 +314,12 @@ Var dropout(Graph& graph, const Var& x, double p) {
   if (!graph.training || p == 0) return x;
   const bool record = recording(graph, x);
   const std::uint64_t seed = graph.dropout_seed, stream = graph.dropout_stream++;
-  Var y(ops::dropout(graph.ctx, x.value(), p, seed, stream), record);
+  const Tensor& base = graph.dropout_base;
+  Var y(ops::dropout(graph.ctx, x.value(), p, seed, stream, base), record);
   if (record) {
-    graph.tape->record([to_x = x.gradient(), of_y = y.gradient(), p, seed, stream](Context& ctx) {
+    graph.tape->record([to_x = x.gradient(), of_y = y.gradient(), p, seed, stream, base](Context& ctx) {
       const Tensor grad_y = of_y.take();
-      if (grad_y.defined()) to_x.add(ctx, ops::dropout(ctx, grad_y, p, seed, stream));
+      if (grad_y.defined()) to_x.add(ctx, ops::dropout(ctx, grad_y, p, seed, stream, base));
     });
   }
   return y;
@@ -347,12 +348,13 @@ Var dot(Graph& graph, const Var& x, const Tensor& weights) {
   return y;
 }
 
-Var linear_cross_entropy(Graph& graph, const Var& x, const Var& weight, const Tensor& targets) {
+Var linear_cross_entropy(Graph& graph, const Var& x, const Var& weight, const Tensor& targets,
+                         const Tensor& token_weight) {
   const bool record = recording(graph, x, weight);
-  const ops::LinearCrossEntropyArgs args{x.value(), weight.value(), {}, targets, graph.compute};
+  const ops::LinearCrossEntropyArgs args{x.value(), weight.value(), {}, targets, graph.compute, token_weight};
   // Gradients come from the same pass, so that the logits are computed once.
   const ops::LinearCrossEntropyOut out = ops::linear_cross_entropy(graph.ctx, args, record);
-  Var loss(Tensor::full({}, out.loss, DType::kF64), record);
+  Var loss(out.device_loss.defined() ? out.device_loss : Tensor::full({}, out.loss, DType::kF64), record);
   if (record) {
     graph.tape->record([to_x = x.gradient(), to_weight = weight.gradient(), of_loss = loss.gradient(),
                         grad_x = out.grad_x, grad_weight = out.grad_weight](Context& ctx) {

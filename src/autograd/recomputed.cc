@@ -11,6 +11,7 @@ struct Replay {
   bool training;
   DType compute;
   std::uint64_t dropout_seed, dropout_stream;  // as they were before f
+  Tensor dropout_base;
 
   void backward(Context& ctx) const {
     std::vector<Tensor> grads;
@@ -18,7 +19,7 @@ struct Replay {
     for (const Gradient& of_output : of_outputs) any = grads.emplace_back(of_output.take()).defined() || any;
     if (!any) return;
     Tape tape;
-    Graph graph{ctx, &tape, training, compute, dropout_seed, dropout_stream};
+    Graph graph{ctx, &tape, training, compute, dropout_seed, dropout_stream, Recompute::kNone, dropout_base};
     std::vector<Var> x;
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       const Tensor& value = inputs[i].get(ctx);
@@ -37,7 +38,8 @@ struct Replay {
 
 std::vector<Var> recomputed(Graph& graph, const std::vector<Var>& inputs, const Segment& f) {
   if (graph.tape == nullptr) return f(graph, inputs);
-  Replay replay{f, {}, {}, {}, graph.training, graph.compute, graph.dropout_seed, graph.dropout_stream};
+  Replay replay{
+      f, {}, {}, {}, graph.training, graph.compute, graph.dropout_seed, graph.dropout_stream, graph.dropout_base};
   for (const Var& input : inputs) {
     replay.inputs.push_back(input.saved());
     replay.to_inputs.push_back(input.gradient());

@@ -45,10 +45,27 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
   bool passed() const;  // all work before it is done; does not wait
+  void wait() const;    // until it is
   void* handle() const { return handle_; }
 
  private:
   void* handle_ = nullptr;  // a cudaEvent_t
+};
+
+// The same for all up to `reached`.
+void order(const Event& reached, const Stream& later);
+
+// A stream of one's own, and so memory of its own, which goes when the stream does, after its work.
+class OwnStream {
+ public:
+  explicit OwnStream(int device);
+  ~OwnStream();
+  OwnStream(const OwnStream&) = delete;
+  OwnStream& operator=(const OwnStream&) = delete;
+  const Stream& stream() const { return stream_; }
+
+ private:
+  Stream stream_;
 };
 
 // 256-byte aligned, uninitialised. Throws kOutOfMemory: bytes asked for, free and in all. `dtype` is of what it will
@@ -84,13 +101,20 @@ void release_cached_memory(int device);
 void copy_bytes(void* to, Device to_device, const void* from, Device from_device, std::int64_t bytes);
 void fill_bytes(void* to, int device, std::uint8_t value, std::int64_t bytes);
 
+// Memory of the host that a device can read and write by itself. Uninitialised; throws kOutOfMemory.
+std::shared_ptr<void> allocate_page_locked(std::int64_t size_bytes, int device);
+// A copy in the order of `stream`, which the host does not wait for. What is on the host is page-locked, and stays as
+// it is until the copy is done.
+void queue_copy(const Stream& stream, void* to, const void* from, std::int64_t bytes);
+
 // Work that is recorded once and started again with one call: for steps of many small kernels, whose starts would take
 // longer than they do. What it reads and writes must stay where it was.
 class Graph {
  public:
-  // Calls `work` twice on a stream of the graph's own, once to run (`warm_up`: libraries make their plans, memory is
-  // found) and once to be recorded. Tensors that `work` makes live in memory of the graph and change with every launch.
-  Graph(int device, const std::function<void()>& warm_up, const std::function<void()>& work);
+  // Calls `work` on `own` to be recorded, not to run. It has run there before: libraries have made their plans, memory
+  // is found. Tensors that `work` makes live in memory of that stream, which keeps all that it has from now on, and
+  // change with every launch.
+  Graph(const OwnStream& own, const std::function<void()>& work);
   ~Graph();
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;

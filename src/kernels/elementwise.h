@@ -28,6 +28,7 @@ struct DropoutParams {
   View<T, 2> y;
   double p = 0;  // in [0, 1)
   std::uint64_t seed = 0, stream = 0;
+  const std::int64_t* stream_base = nullptr;  // on a GPU, optional: added to `stream` when the kernel runs
 
   // uniform(i) has 24 bits, so uniform(i) >= p is the same as (bits(i) >> 8) >= threshold.
   std::uint32_t threshold() const { return static_cast<std::uint32_t>(std::ceil(p * 0x1p24)); }

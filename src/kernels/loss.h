@@ -26,6 +26,7 @@ struct CrossEntropyRowsParams {
   G* grad = nullptr;
   std::int64_t ldg = 0;
   double grad_scale = 1;
+  const double* grad_scale_at = nullptr;  // on a GPU: where it is read when the kernel runs, instead of grad_scale
 };
 
 namespace cpu {
@@ -40,6 +41,8 @@ namespace cuda {
 // compensated row sum.
 template <class T, class G>
 void cross_entropy_rows(const Stream& stream, const CrossEntropyRowsParams<T, G>& params);
+// *out = *scale sum of loss (rows), in a fixed order. All memory is the device's.
+void cross_entropy_total(const Stream& stream, const double* loss, std::int64_t rows, const double* scale, double* out);
 
 }  // namespace cuda
 }  // namespace coluber

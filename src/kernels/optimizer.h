@@ -37,8 +37,29 @@ void adamw_step(ThreadPool& threads, const AdamWParams<float>& p);
 
 namespace cuda {
 
+// What all tensors of an update share and changes from one to the next, as the kernel takes it.
+struct AdamWScalars {
+  double lr;
+  float grad_scale, rate, correction2;  // rate: lr / (1-beta1^t); correction2: 1 / (1-beta2^t)
+  std::int32_t skip;                    // 1: nothing is to change
+};
+// What they are made of, in device memory but for `clip`.
+struct AdamWInputs {
+  const double *lr, *bias_correction1, *bias_correction2;
+  const double* grad_factor;     // on all gradients, beside the clipping
+  const double* sum_of_squares;  // of all gradients
+  const double* losses;          // (num_losses): like that sum, not finite where the step is not to be taken
+  std::int64_t num_losses;
+  double clip;  // largest norm, 0: none
+};
+
 // Many tensors in one launch; all share the numbers of `tensors[0]` but for sizes, pointers and weight_decay.
-void adamw_step(const Stream& stream, const AdamWParams<float>* tensors, std::int64_t count);
+// `scalars`, in device memory, optional: read when the kernels run instead of lr, grad_scale and step.
+void adamw_step(const Stream& stream, const AdamWParams<float>* tensors, std::int64_t count,
+                const AdamWScalars* scalars = nullptr);
+// Scalars of an update whose gradients the device alone knows, and *norm = sqrt(sum_of_squares): grad_scale =
+// grad_factor min(1, clip / (norm + 1e-6)). `skip` is set where norm or a loss is not finite, and stays.
+void adamw_scalars(const Stream& stream, const AdamWInputs& inputs, double* norm, AdamWScalars* scalars);
 
 }  // namespace cuda
 }  // namespace coluber

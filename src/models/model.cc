@@ -209,12 +209,13 @@ LossSum Model::evaluate(Context& ctx, const Tensor& ids, const Tensor& targets, 
 }
 
 Var Model::loss(Graph& graph, const Tensor& ids, const Tensor& targets, const Sequences& sequences,
-                const std::vector<MixerState>* state_in, std::vector<MixerState>* state_out) const {
+                const std::vector<MixerState>* state_in, std::vector<MixerState>* state_out,
+                const Tensor& token_weight) const {
   check_targets(ids, targets);
   const Var x = hidden(graph, ids, sequences, state_in, state_out);
   const std::int64_t tokens = ids.numel();
   return autograd::linear_cross_entropy(graph, autograd::reshape(graph, x, {tokens, config_.d_model}), head(),
-                                        targets.contiguous().reshape({tokens}));
+                                        targets.contiguous().reshape({tokens}), token_weight);
 }
 
 }  // namespace coluber

@@ -19,21 +19,26 @@ std::optional<ops::RowSampler> sampler_of(NextIds next, std::int64_t rows, std::
 }  // namespace
 
 RecordedStep::RecordedStep(Context& ctx, const Model& model, const State& state, NextIds next, std::int64_t vocab_size)
-    : layers_(handles_of(state)),
+    : own_(model.device().index),
+      layers_(handles_of(state)),
       next_(next),
       vocab_size_(vocab_size),
       sampler_(sampler_of(next, state.batch(), vocab_size, model.device())),
       ids_(Tensor::zeros({state.batch()}, DType::kI32, model.device())),
-      graph_(
-          model.device().index,
-          [&] {  // on a copy: a step changes its state
-            State copy = state;
-            record(ctx, model, copy);
-          },
-          [&] {
-            State same(layers_);
-            record(ctx, model, same);
-          }) {}
+      graph_(warmed_up(ctx, model, state), [&] {
+        State same(layers_);
+        record(ctx, model, same);
+      }) {}
+
+// The stream, where one step has run: on a copy, since a step changes its state.
+const cuda::OwnStream& RecordedStep::warmed_up(Context& ctx, const Model& model, const State& state) {
+  synchronize(model.device());  // what the step reads may still be on its way on the current stream
+  const StreamScope scope(model.device(), own_.stream().handle);
+  State copy = state;
+  record(ctx, model, copy);
+  synchronize(model.device());
+  return own_;
+}
 
 void RecordedStep::record(Context& ctx, const Model& model, State& state) {
   logits_ = model.step(ctx, ids_, state);

@@ -35,7 +35,9 @@ class RecordedStep {
 
  private:
   void record(Context& ctx, const Model& model, State& state);
+  const cuda::OwnStream& warmed_up(Context& ctx, const Model& model, const State& state);
 
+  cuda::OwnStream own_;
   std::vector<LayerState> layers_;
   NextIds next_;
   std::int64_t vocab_size_;

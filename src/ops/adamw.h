@@ -10,11 +10,25 @@
 
 namespace coluber::ops {
 
+// Where an update that is queued finds its numbers, all on the GPU of its tensors and contiguous.
+struct AdamWQueued {
+  Tensor inputs;    // (4) f64: lr, 1 - beta1^t, 1 - beta2^t, a factor on all gradients
+  Tensor losses;    // (any) f64: the update is left out where one of them or the norm is not finite, and so are all
+                    // after it, until `scalars` are zeros again
+  Tensor norm;      // () f64: that of the gradients is written here
+  Tensor scalars;   // (adamw_scalars_bytes()) u8: from zeros on, of the update
+  double clip = 0;  // largest norm; 0: none
+};
+std::int64_t adamw_scalars_bytes();
+
 class AdamWStep {
  public:
   // Checks all tensors, which must stay as they are until run(). See adamw_step.
   AdamWStep(Context& ctx, std::span<const AdamWTensors> tensors);
   void run(const AdamWArgs& args);
+  // On a GPU the same without anything that the host must know of the gradients: lr, grad_scale and step of `args` are
+  // not looked at.
+  void run_queued(const AdamWArgs& args, const AdamWQueued& queued);
 
  private:
   Context& ctx_;

@@ -10,6 +10,7 @@
 #include "core/threads.h"
 #include "kernels/loss.h"
 #include "kernels/reference/loss.h"
+#include "ops/ids.h"
 #include "ops/linear.h"
 #include "ops/op_check.h"
 
@@ -55,16 +56,23 @@ Tensor checked_targets(std::string_view op, const Tensor& targets, std::int64_t 
   check_shape(op, "targets", targets, {tokens});
   check_dtype(op, "targets", targets, DType::kI32);
   const Tensor flat = targets.to(kCpuDevice).contiguous();
-  const std::int32_t* ids = flat.data<std::int32_t>();
-  *counted = 0;
-  for (std::int64_t i = 0; i < tokens; ++i) {
-    if (ids[i] < -1 || ids[i] >= v) {
-      refuse_value(ErrorCode::kInvalidArgument, op, join("targets[", i, "]"),
-                   join("-1 (ignored) or 0 to ", v - 1, " for a vocabulary of ", v), std::to_string(ids[i]));
-    }
-    *counted += ids[i] >= 0 ? 1 : 0;
-  }
+  *counted = check_targets(op, flat, v);
   return targets.device() == device ? targets.contiguous() : flat.to(device);
+}
+
+// The same of linear_cross_entropy, which with a token_weight on a GPU does not wait to look at them.
+Tensor fused_targets(std::string_view op, const LinearCrossEntropyArgs& args, std::int64_t* counted) {
+  const std::int64_t tokens = args.x.size(0), v = args.weight.size(0);
+  const Device device = args.x.device();
+  if (!args.token_weight.defined()) return checked_targets(op, args.targets, tokens, v, device, counted);
+  check_shape(op, "token_weight", args.token_weight, {});
+  check_dtype(op, "token_weight", args.token_weight, DType::kF64);
+  check_device(op, "token_weight", args.token_weight, device);
+  if (device.is_cpu()) return checked_targets(op, args.targets, tokens, v, device, counted);
+  check_shape(op, "targets", args.targets, {tokens});
+  check_dtype(op, "targets", args.targets, DType::kI32);
+  check_device(op, "targets", args.targets, device);
+  return args.targets.contiguous();
 }
 
 template <class T, class G = T>
@@ -88,16 +96,20 @@ CrossEntropyRowsParams<T, G> rows_params(const Tensor& logits, const std::int32_
 // Losses (rows) and, when `grad` is defined, gradients of all rows of a matrix of logits. On a GPU those of f32 may be
 // asked for in 16 bits.
 void run_rows(Context& ctx, const Tensor& logits, const std::int32_t* targets, double* loss, const Tensor& grad,
-              double grad_scale) {
+              double grad_scale, const Tensor& grad_scale_at = {}) {
   if (!logits.device().is_cpu()) {
     const cuda::Stream stream = cuda::current_stream(logits.device().index);
     const DType grad_dtype = grad.defined() ? grad.dtype() : logits.dtype();
+    auto run = [&](auto params) {
+      if (grad_scale_at.defined()) params.grad_scale_at = grad_scale_at.data<double>();
+      cuda::cross_entropy_rows(stream, params);
+    };
     with_storage(grad_dtype, [&](auto storage) {
       using G = decltype(storage);
       if (grad_dtype == logits.dtype())
-        cuda::cross_entropy_rows(stream, rows_params<G>(logits, targets, loss, grad, grad_scale));
+        run(rows_params<G>(logits, targets, loss, grad, grad_scale));
       else
-        cuda::cross_entropy_rows(stream, rows_params<float, G>(logits, targets, loss, grad, grad_scale));
+        run(rows_params<float, G>(logits, targets, loss, grad, grad_scale));
     });
     return;
   }
@@ -132,7 +144,33 @@ Tensor checked_logits(const Tensor& logits) {
   return as_matrix(logits);
 }
 
+// The mean of `losses`, or with a weight of tokens their sum times that; on a GPU then out.device_loss.
+void set_loss(const Tensor& losses, const Tensor& token_weight, LinearCrossEntropyOut& out) {
+  if (!token_weight.defined()) {
+    out.loss = mean_of(losses, out.num_tokens);
+  } else if (losses.device().is_cpu()) {
+    out.loss = mean_of(losses, 1) * *token_weight.data<double>();
+  } else {
+    out.device_loss = Tensor::empty({}, DType::kF64, losses.device());
+    cuda::cross_entropy_total(cuda::current_stream(losses.device().index), losses.data<double>(), losses.numel(),
+                              token_weight.data<double>(), out.device_loss.data<double>());
+  }
+}
+
 }  // namespace
+
+std::int64_t check_targets(std::string_view op, const Tensor& targets, std::int64_t v) {
+  const std::int32_t* ids = targets.data<std::int32_t>();
+  std::int64_t counted = 0;
+  for (std::int64_t i = 0; i < targets.numel(); ++i) {
+    if (ids[i] < -1 || ids[i] >= v) {
+      refuse_value(ErrorCode::kInvalidArgument, op, join("targets[", i, "]"),
+                   join("-1 (ignored) or 0 to ", v - 1, " for a vocabulary of ", v), std::to_string(ids[i]));
+    }
+    counted += ids[i] >= 0 ? 1 : 0;
+  }
+  return counted;
+}
 
 double cross_entropy_forward(Context& ctx, const Tensor& logits, const Tensor& targets) {
   const Tensor rows = checked_logits(logits);
@@ -163,7 +201,7 @@ LinearCrossEntropyOut linear_cross_entropy(Context& ctx, const LinearCrossEntrop
   const Device device = args.x.device();
   const std::int64_t tokens = args.x.size(0), m = args.x.size(1), v = args.weight.size(0);
   LinearCrossEntropyOut out;
-  const Tensor ids = checked_targets(kOp, args.targets, tokens, v, device, &out.num_tokens);
+  const Tensor ids = fused_targets(kOp, args, &out.num_tokens);
   const Tensor x = as_matrix(args.x), bias = bias_like(args.bias, args.x);
   // On a GPU gradients of logits are rounded as they are written.
   const DType factor = device.is_cpu() ? parameter : dtype_size(dtype) == 2 ? dtype : args.compute;
@@ -179,7 +217,9 @@ LinearCrossEntropyOut linear_cross_entropy(Context& ctx, const LinearCrossEntrop
     }
   }
   const Tensor losses = Tensor::zeros({tokens}, DType::kF64, device);
-  const double scale = out.num_tokens == 0 ? 0 : 1 / static_cast<double>(out.num_tokens);
+  double scale = out.num_tokens == 0 ? 0 : 1 / static_cast<double>(out.num_tokens);
+  if (args.token_weight.defined() && device.is_cpu()) scale = *args.token_weight.data<double>();
+  const Tensor scale_at = device.is_cpu() ? Tensor() : args.token_weight;
   const std::int64_t step = tile_tokens(tokens, v, device);
   const Tensor tile = v == 0 ? Tensor() : aligned_rows(std::min(step, tokens), v, parameter, device);
   Tensor grad_tile;  // in the memory of the logits
@@ -189,13 +229,13 @@ LinearCrossEntropyOut linear_cross_entropy(Context& ctx, const LinearCrossEntrop
     const Tensor logits = tile.slice(0, 0, end - begin), x_tile = x.slice(0, begin, end);
     const Tensor grad = want_grad ? grad_tile.slice(0, 0, end - begin) : Tensor();
     matrix_forward(ctx, x_tile, weight, bias, args.compute, logits);
-    run_rows(ctx, logits, ids.data<std::int32_t>() + begin, losses.data<double>() + begin, grad, scale);
+    run_rows(ctx, logits, ids.data<std::int32_t>() + begin, losses.data<double>() + begin, grad, scale, scale_at);
     if (!want_grad) continue;
     if (bias.defined()) matrix_grad_bias(ctx, grad, out.grad_bias, begin > 0);
     matrix_grad_x(ctx, grad, weight, args.compute, out.grad_x.slice(0, begin, end));
     matrix_grad_weight(ctx, grad, x_tile, args.compute, out.grad_weight, begin > 0);
   }
-  out.loss = mean_of(losses, out.num_tokens);
+  set_loss(losses, args.token_weight, out);
   if (want_token_loss) out.token_loss = losses.to(kCpuDevice);
   return out;
 }

@@ -7,11 +7,18 @@
 
 namespace coluber::ops {
 
-Tensor dropout(Context& ctx, const Tensor& x, double p, std::uint64_t seed, std::uint64_t stream) {
+Tensor dropout(Context& ctx, const Tensor& x, double p, std::uint64_t seed, std::uint64_t stream,
+               const Tensor& stream_base) {
   constexpr std::string_view kOp = "dropout";
   if (!x.defined()) refuse_value(ErrorCode::kInvalidArgument, kOp, "x", "a tensor", "no tensor");
   check_storage(kOp, "x", x);
   if (!(p >= 0 && p < 1)) refuse_value(ErrorCode::kInvalidArgument, kOp, "p", "0 up to but not 1", join(p));
+  if (stream_base.defined()) {
+    check_shape(kOp, "stream_base", stream_base, {});
+    check_dtype(kOp, "stream_base", stream_base, DType::kI64);
+    check_device(kOp, "stream_base", stream_base, x.device());
+    if (x.device().is_cpu()) stream += static_cast<std::uint64_t>(*stream_base.data<std::int64_t>());
+  }
   const Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   if (y.numel() == 0) return y;
   const Tensor in = x.is_contiguous() ? x.reshape({1, x.numel()}) : as_matrix(x);
@@ -21,8 +28,11 @@ Tensor dropout(Context& ctx, const Tensor& x, double p, std::uint64_t seed, std:
     return DropoutParams<T>{view_of<const T, 2>(in), view_of<T, 2>(out), p, seed, stream};
   };
   if (!x.device().is_cpu()) {
-    with_storage(x.dtype(),
-                 [&](auto storage) { cuda::dropout(cuda::current_stream(x.device().index), params(storage)); });
+    with_storage(x.dtype(), [&](auto storage) {
+      auto of_device = params(storage);
+      if (stream_base.defined()) of_device.stream_base = stream_base.data<std::int64_t>();
+      cuda::dropout(cuda::current_stream(x.device().index), of_device);
+    });
   } else if (x.dtype() == DType::kF64) {
     reference::dropout(params(0.0));
   } else if (takes_reference(ctx, x.dtype())) {

@@ -5,6 +5,7 @@
 
 #include "coluber/ops.h"
 #include "kernels/reference/elementwise.h"
+#include "ops/elementwise.h"
 #include "ops/linear.h"
 #include "ops/op_check.h"
 
@@ -100,26 +101,29 @@ double sum_of_squares(Context& ctx, const Tensor& x) {
   return sum_of_squares(ctx, std::span(&x, 1));
 }
 
-namespace {
-
-// Of tensors on one GPU: one wait, however many there are.
-double device_sum_of_squares(const std::vector<Tensor>& tensors) {
-  const Device device = tensors.front().device();
-  const Tensor sum = Tensor::zeros({}, DType::kF64, device);
+void queue_sum_of_squares(const std::vector<Tensor>& tensors, const Tensor& sum) {
   std::vector<Tensor> kept;  // copies of those with gaps
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     with_storage(dtype, [&](auto storage) {
       using T = decltype(storage);
       std::vector<std::span<const T>> spans;
       for (const Tensor& x : tensors) {
-        check_device("sum_of_squares", "x", x, device);
+        check_device("sum_of_squares", "x", x, sum.device());
         if (x.dtype() != dtype) continue;
         const Tensor& whole = kept.emplace_back(x.contiguous());
         spans.emplace_back(whole.data<T>(), static_cast<std::size_t>(whole.numel()));
       }
-      cuda::sum_of_squares<T>(cuda::current_stream(device.index), spans, sum.data<double>());
+      cuda::sum_of_squares<T>(cuda::current_stream(sum.device().index), spans, sum.data<double>());
     });
   }
+}
+
+namespace {
+
+// Of tensors on one GPU: one wait, however many there are.
+double device_sum_of_squares(const std::vector<Tensor>& tensors) {
+  const Tensor sum = Tensor::zeros({}, DType::kF64, tensors.front().device());
+  queue_sum_of_squares(tensors, sum);
   return sum.at({});
 }
 

@@ -3,6 +3,7 @@
 
 #include "coluber/ops.h"
 #include "kernels/reference/embedding.h"
+#include "ops/ids.h"
 #include "ops/linear.h"
 #include "ops/op_check.h"
 
@@ -28,13 +29,7 @@ Tensor checked_ids(const Tensor& ids, std::int64_t v, Device device) {
     check_device(kOp, "ids", flat, device);
     return flat;
   }
-  const std::int32_t* id = flat.data<std::int32_t>();
-  for (std::int64_t i = 0; i < flat.numel(); ++i) {
-    if (id[i] >= 0 && id[i] < v) continue;
-    refuse_value(ErrorCode::kInvalidArgument, kOp, join("id at position ", i),
-                 v > 0 ? join("0 to ", v - 1) : std::string("none"), std::to_string(id[i]),
-                 join("the table has ", v, " rows"));
-  }
+  check_ids(flat, v);
   return flat.to(device);
 }
 
@@ -47,6 +42,16 @@ Shape with_columns(const Shape& shape, std::int64_t m) {
 }
 
 }  // namespace
+
+void check_ids(const Tensor& ids, std::int64_t v) {
+  const std::int32_t* id = ids.data<std::int32_t>();
+  for (std::int64_t i = 0; i < ids.numel(); ++i) {
+    if (id[i] >= 0 && id[i] < v) continue;
+    refuse_value(ErrorCode::kInvalidArgument, kOp, join("id at position ", i),
+                 v > 0 ? join("0 to ", v - 1) : std::string("none"), std::to_string(id[i]),
+                 join("the table has ", v, " rows"));
+  }
+}
 
 Tensor embedding_forward(Context& ctx, const Tensor& ids, const Tensor& table, DType out) {
   check_table("table", table);

@@ -5,6 +5,7 @@
 
 #include "kernels/reference/optimizer.h"
 #include "ops/adamw.h"
+#include "ops/elementwise.h"
 #include "ops/linear.h"
 #include "ops/op_check.h"
 
@@ -113,6 +114,29 @@ void AdamWStep::run(const AdamWArgs& args) {
   }
   for (AdamWParams<float>& p : table_) set_options(p, args);
   cuda::adamw_step(cuda::current_stream(device.index), table_.data(), static_cast<std::int64_t>(table_.size()));
+}
+
+std::int64_t adamw_scalars_bytes() {
+  return sizeof(cuda::AdamWScalars);
+}
+
+void AdamWStep::run_queued(const AdamWArgs& args, const AdamWQueued& queued) {
+  check_options(args);
+  check_shape(kOp, "inputs", queued.inputs, {4});
+  check_dtype(kOp, "inputs", queued.inputs, DType::kF64);
+  const cuda::Stream stream = cuda::current_stream(queued.inputs.device().index);
+  std::vector<Tensor> gradients;
+  for (const AdamWTensors& t : tensors_) gradients.push_back(t.grad);
+  const Tensor squares = Tensor::zeros({}, DType::kF64, queued.inputs.device());
+  queue_sum_of_squares(gradients, squares);
+  const double* in = queued.inputs.data<double>();
+  auto* scalars = static_cast<cuda::AdamWScalars*>(queued.scalars.raw());
+  cuda::adamw_scalars(stream,
+                      {in, in + 1, in + 2, in + 3, squares.data<double>(), queued.losses.data<double>(),
+                       queued.losses.numel(), queued.clip},
+                      queued.norm.data<double>(), scalars);
+  for (AdamWParams<float>& p : table_) set_options(p, args);
+  cuda::adamw_step(stream, table_.data(), static_cast<std::int64_t>(table_.size()), scalars);
 }
 
 void adamw_step(Context& ctx, const AdamWArgs& args, std::span<const AdamWTensors> tensors) {

@@ -1,6 +1,7 @@
 // What a training will need, measured by doing a little of it.
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "core/check.h"
 #include "train/trainer_impl.h"
@@ -43,7 +44,10 @@ Trainer::Impl::PassBytes Trainer::Impl::predict_pass_bytes(const Batch& batch) {
   const auto pass_bytes = [&](std::int64_t length) {
     Batch part{cut(batch.ids, 1, length), cut(batch.targets, 1, length), {}};
     part.sequences.resets = cut(batch.sequences.resets, 1, length);
-    const std::int64_t peak = peak_of(model.device(), [&] { accumulate_gradients({part}, state.next_batch); });
+    const std::int64_t peak = peak_of(model.device(), [&] {
+      queued == nullptr ? static_cast<void>(accumulate_gradients({part}, state.next_batch))
+                        : queued->run_pass(part, state.next_batch);
+    });
     optimizer.drop_gradients();
     return peak;
   };
@@ -85,6 +89,7 @@ std::int64_t Trainer::Impl::measure_evaluation() {
 
 TrainEstimate Trainer::estimate(std::int64_t available_bytes) {
   Impl& in = *impl_;
+  in.finish_steps(0);
   TrainEstimate estimate;
   estimate.parameter_bytes = in.model.size_bytes();
   estimate.optimizer_bytes = in.optimizer.size_bytes();
@@ -93,8 +98,12 @@ TrainEstimate Trainer::estimate(std::int64_t available_bytes) {
 
   const auto trial = [&] {
     const Stopwatch watch;
-    in.accumulate_gradients(batches, in.state.next_batch);
-    in.optimizer.rehearse(in.ctx);
+    if (in.queued == nullptr) {
+      in.accumulate_gradients(batches, in.state.next_batch);
+      in.optimizer.rehearse(in.ctx);
+    } else if (const double loss = in.queued->rehearse(batches, in.state.next_batch).loss; !std::isfinite(loss)) {
+      in.refuse_not_finite("loss", in.state.step + 1, loss);
+    }
     return watch.seconds();
   };
   const std::int64_t live = memory_stats(in.model.device()).live_bytes;
@@ -121,6 +130,7 @@ TrainEstimate Trainer::estimate(std::int64_t available_bytes) {
   const std::int64_t steps = std::max<std::int64_t>(in.state.schedule.total_steps - in.state.step, 0);
   const std::int64_t evals =
       in.options.eval_batches == 0 ? 0 : 1 + (in.options.eval_every > 0 ? (steps - 1) / in.options.eval_every : 0);
+  estimate.cuda_graph = in.queued != nullptr && in.queued->is_recorded();
   estimate.total_steps = in.state.schedule.total_steps;
   estimate.total_seconds =
       static_cast<double>(steps) * estimate.step_seconds + static_cast<double>(evals) * estimate.eval_seconds;

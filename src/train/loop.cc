@@ -14,18 +14,11 @@
 namespace coluber {
 namespace {
 
-constexpr std::uint64_t kDropoutsPerBatch = 1 << 20;  // streams reserved for one pass: more than any model has layers
-constexpr std::int64_t kMaxAutoWarmup = 1000;         // steps
-constexpr std::int64_t kStepsToTrust = 3;             // after these the measured rate replaces the estimate
+constexpr std::int64_t kMaxAutoWarmup = 1000;  // steps
+constexpr std::int64_t kStepsToTrust = 3;      // after these the measured rate replaces the estimate
 constexpr std::int64_t kAutoEvals = 10, kAutoSamples = 3;
 constexpr double kAutoSaveSeconds = 600;
 constexpr double kMostSteps = 1e15;  // of what time allows: more than anybody's, and far from overflow
-
-std::int64_t counted_targets(const Tensor& targets) {
-  const Tensor flat = targets.contiguous();
-  const std::int32_t* id = flat.data<std::int32_t>();
-  return std::count_if(id, id + flat.numel(), [](std::int32_t target) { return target >= 0; });
-}
 
 void check_at_least(std::string_view what, std::int64_t value, std::int64_t least) {
   if (value < least) refuse_value(ErrorCode::kInvalidArgument, "train", what, join(least, " or more"), join(value));
@@ -75,49 +68,16 @@ Trainer::Impl::Impl(Context& context, const Model& trained, Batches train, Train
   if (options.eval_batches > 0 && !heldout) {
     refuse_value(ErrorCode::kInvalidArgument, "train", "heldout", "a source of batches, for eval_batches > 0", "none");
   }
+  if (!model.device().is_cpu()) {
+    queued = std::make_unique<QueuedStep>(
+        ctx, model, optimizer,
+        QueuedStep::Options{options.compute, options.recompute, options.seed, options.cuda_graph});
+  }
   state.seed = options.seed;
   state.grad_accum = options.grad_accum;
   state.schedule = options.schedule;
   state.data = options.data;
   state.settings = options.settings;
-}
-
-std::vector<Batch> Trainer::Impl::batches_of_step() const {
-  std::vector<Batch> all;
-  for (std::int64_t i = 0; i < options.grad_accum; ++i) all.push_back(batches(state.next_batch + i));
-  return all;
-}
-
-Trainer::Impl::Pass Trainer::Impl::accumulate_gradients(const std::vector<Batch>& all, std::int64_t first_index) {
-  std::vector<std::int64_t> counted;
-  std::int64_t total = 0;
-  for (const Batch& batch : all) total += counted.emplace_back(counted_targets(batch.targets));
-  optimizer.drop_gradients();  // of a pass that was refused halfway, or of the caller's own
-  Pass pass;
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    const Batch& batch = all[i];
-    const double share = total > 0 ? static_cast<double>(counted[i]) / static_cast<double>(total) : 0;
-    Tape tape;
-    Graph graph{ctx, &tape, true, options.compute, state.seed};
-    graph.recompute = options.recompute;
-    graph.dropout_stream = (static_cast<std::uint64_t>(first_index) + i) * kDropoutsPerBatch;
-    const Var loss = model.loss(graph, batch.ids, batch.targets, batch.sequences);
-    const double value = loss.value().at({});
-    if (!std::isfinite(value)) refuse_not_finite("loss", state.step + 1, value);
-    pass.loss += share * value;
-    pass.tokens += batch.ids.numel();
-    tape.backward(ctx, loss, share == 1 ? Tensor{} : Tensor::full({}, share, DType::kF64));
-  }
-  return pass;
-}
-
-void Trainer::Impl::refuse_not_finite(std::string_view what, std::int64_t step, double value) const {
-  optimizer.drop_gradients();
-  refuse_value(
-      ErrorCode::kNumeric, "train", join(what, " at step ", step), "a finite number",
-      std::isnan(value) ? "NaN" : join(value),
-      join(last_checkpoint.empty() ? "no checkpoint was written yet" : "the last good checkpoint is " + last_checkpoint,
-           "; a lower learning rate or a longer warm-up may help"));
 }
 
 // --- how long --------------------------------------------------------------------------------------------------------
@@ -129,14 +89,15 @@ void Trainer::Impl::plan() {
   std::int64_t total = options.max_steps > 0 ? options.max_steps : std::numeric_limits<std::int64_t>::max();
   if (options.max_seconds > 0) {
     // Evaluations and checkpoints on the way are in the measured rate; the last ones are set aside.
-    const std::int64_t done = state.step - steps_before;
+    const std::int64_t finished = state.step - static_cast<std::int64_t>(started.size()),
+                       done = finished - steps_before;
     double step_seconds = estimated ? estimated->step_seconds : 0;
     if (options.eval_every > 0) step_seconds += eval_seconds / static_cast<double>(options.eval_every);
     if (clock && done >= kStepsToTrust) step_seconds = clock->seconds() / static_cast<double>(done);
     const double evals = options.eval_every < 0 ? kAutoEvals : 1;
     const double left = options.max_seconds - seconds_so_far() - evals * eval_seconds;
     const double steps = std::min(std::max(left, 0.0) / std::max(step_seconds, 1e-9), kMostSteps);
-    total = std::min(total, state.step + static_cast<std::int64_t>(steps));
+    total = std::min(total, std::max(finished + static_cast<std::int64_t>(steps), state.step));
   }
   state.schedule.total_steps = std::max<std::int64_t>(total, 1);
 }
@@ -229,6 +190,7 @@ void Trainer::resume(const std::string& checkpoint) {
     refuse_value(ErrorCode::kInvalidArgument, "train", "data", join(state.data, ", as in ", checkpoint),
                  in.options.data, "a training goes on with the data that it began with; start a new one for others");
   }
+  in.finish_after_error();  // steps under way when something went wrong
   read_checkpoint(checkpoint, state, in.model, in.optimizer);
   const std::int64_t warmup = state.schedule.warmup_steps;
   state.schedule = in.options.schedule;
@@ -245,46 +207,19 @@ void Trainer::resume(const std::string& checkpoint) {
   in.saved_at = state.step;
 }
 
-StepReport Trainer::step() {
-  Impl& in = *impl_;
-  if (!in.has_schedule) {  // not by run()
-    if (in.options.max_seconds > 0 && !in.estimated) estimate();
-    in.settle_schedule();
-  }
-  const Stopwatch watch;
-  StepReport report;
-  report.lr = in.state.schedule.at(in.state.step);
-  const Impl::Pass pass = in.accumulate_gradients(in.batches_of_step(), in.state.next_batch);
-  report.grad_norm = in.optimizer.step_if_finite(in.ctx, report.lr);
-  if (!std::isfinite(report.grad_norm)) {
-    in.refuse_not_finite("norm of the gradients", in.state.step + 1, report.grad_norm);
-  }
-  in.state.step += 1;
-  in.state.next_batch += in.options.grad_accum;
-  in.state.tokens += pass.tokens;
-  in.state.seconds = in.clock ? in.seconds_so_far() : in.state.seconds + watch.seconds();
-  in.history.train.push_back({in.state.step, pass.loss});
-  report.step = in.state.step;
-  report.loss = pass.loss;
-  report.tokens = in.state.tokens;
-  report.seconds = in.state.seconds;
-  report.tokens_per_s = static_cast<double>(pass.tokens) / watch.seconds();
-  if (in.clock) in.plan();
-  report.total_steps = in.state.schedule.total_steps;
-  if (in.metrics) in.metrics->write(report);
-  if (in.callbacks.on_step) in.callbacks.on_step(report);
-  return report;
-}
-
 LossSum Trainer::Impl::evaluate_batch(const Batch& batch) const {
   ForwardOptions forward;
   forward.sequences = batch.sequences;
   forward.compute = options.compute;
-  return model.evaluate(ctx, batch.ids, batch.targets, forward);
+  LossSum loss;
+  const auto evaluate = [&] { loss = model.evaluate(ctx, batch.ids, batch.targets, forward); };
+  queued == nullptr ? evaluate() : queued->run(evaluate);
+  return loss;
 }
 
 EvalReport Trainer::evaluate() {
   Impl& in = *impl_;
+  in.finish_steps(0);
   const Stopwatch watch;
   EvalReport report;
   report.step = in.state.step;
@@ -307,6 +242,7 @@ EvalReport Trainer::evaluate() {
 
 std::string Trainer::save() {
   Impl& in = *impl_;
+  in.finish_steps(0);
   if (in.options.out.empty()) {
     refuse(ErrorCode::kInvalidArgument, "train", "out: expected a folder for checkpoints, got none");
   }
@@ -340,12 +276,22 @@ TrainEnd Trainer::run() {
   while (!in.finished() && !stopped) {
     stopped = in.callbacks.should_stop && in.callbacks.should_stop();
     if (stopped) break;
-    step();
+    try {
+      in.start_step();
+    } catch (...) {
+      in.finish_after_error();
+      throw;
+    }
+    in.finish_steps(in.queued != nullptr ? 1 : 0);
     const std::int64_t now = in.state.step;
     if (due(now, in.options.eval_every) && in.options.eval_batches > 0) evaluate();
-    if (due(now, in.options.sample_every) && in.callbacks.on_sample) in.callbacks.on_sample(now);
+    if (due(now, in.options.sample_every) && in.callbacks.on_sample) {
+      in.finish_steps(0);
+      in.callbacks.on_sample(now);
+    }
     if (in.save_is_due()) save();
   }
+  in.finish_steps(0);
   if (!stopped && in.options.eval_batches > 0 && in.evaluated_at != in.state.step) evaluate();
   if (!in.options.out.empty()) {
     if (in.saved_at != in.state.step) save();

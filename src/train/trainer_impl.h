@@ -2,11 +2,14 @@
 #pragma once
 
 #include <chrono>
+#include <deque>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "train/checkpoint.h"
 #include "train/metrics.h"
+#include "train/queued_step.h"
 
 namespace coluber {
 
@@ -29,6 +32,20 @@ struct Trainer::Impl {
   // Forward and backward over `batches`, numbered from first_index; their gradients are those of the mean loss.
   Pass accumulate_gradients(const std::vector<Batch>& batches, std::int64_t first_index);
   std::vector<Batch> batches_of_step() const;
+
+  // A step that was begun, and how things stood before. On a GPU the host is one ahead of those it has the loss of.
+  struct Started {
+    std::int64_t step = 0, next_batch = 0, tokens = 0;
+    std::int64_t batch_tokens = 0;
+    double lr = 0;
+    double loss = 0, grad_norm = 0;  // on the CPU
+    bool alone = true;               // none was under way when it began
+    Stopwatch watch;
+  };
+  void start_step();
+  StepReport finish_step();  // of the oldest
+  void finish_steps(std::size_t but);
+  void finish_after_error();
 
   struct PassBytes {
     double fixed = 0, of_token = 0;
@@ -57,6 +74,9 @@ struct Trainer::Impl {
   TrainOptions options;
   TrainCallbacks callbacks;
   AdamW optimizer;
+  std::unique_ptr<QueuedStep> queued;  // of a model on a GPU
+  std::deque<Started> started;
+  Stopwatch since_finish;  // of the last step
   TrainerState state;
   MetricsHistory history;
   std::optional<MetricsFile> metrics;

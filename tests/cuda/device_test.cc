@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <limits>
 #include <memory>
+#include <optional>
 
 #include "core/cuda.h"
 #include "kernels/machine.h"
@@ -106,19 +107,24 @@ TEST_F(CudaTensor, MemoryIsKeptAndGivenBack) {
 // What work recorded in a graph leaves behind goes back when the last of it is dropped, whichever goes first.
 TEST_F(CudaTensor, GraphsGiveTheirMemoryBack) {
   constexpr std::int64_t kBytes = 256 << 20;
+  struct Recorded {
+    cuda::OwnStream own{0};
+    std::optional<cuda::Graph> graph;
+  };
   auto graph_of = [](Tensor& result) {
-    const auto work = [&result] { result = Tensor::zeros({kBytes}, DType::kU8, kGpu); };
-    return std::make_unique<cuda::Graph>(0, work, work);
+    auto recorded = std::make_unique<Recorded>();
+    recorded->graph.emplace(recorded->own, [&result] { result = Tensor::zeros({kBytes}, DType::kU8, kGpu); });
+    return recorded;
   };
   release_cached_memory(kGpu);
   const std::int64_t before = cuda_device_info(0).free_bytes;
   for (int i = 0; i < 3; ++i) {
     Tensor result;
-    std::unique_ptr<cuda::Graph> graph = graph_of(result);
-    graph->launch();
+    std::unique_ptr<Recorded> recorded = graph_of(result);
+    recorded->graph->launch();
     EXPECT_EQ(result.at({kBytes - 1}), 0);
     EXPECT_LE(cuda_device_info(0).free_bytes, before - kBytes);
-    if (i > 0) graph.reset();
+    if (i > 0) recorded.reset();
   }
   release_cached_memory(kGpu);
   EXPECT_GE(cuda_device_info(0).free_bytes, before - kBytes / 2);

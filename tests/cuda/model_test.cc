@@ -1,42 +1,16 @@
-// A whole model on a GPU against the same model on the CPU: logits, gradients, state, decoding, training.
+// A whole model on a GPU against the same model on the CPU: logits, gradients, state, decoding.
 #include "coluber/model.h"
 
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <map>
-#include <optional>
 #include <vector>
 
 #include "coluber/generate.h"
-#include "coluber/train.h"
 #include "core/check.h"
 #include "models/recorded_step.h"
-#include "tests/cuda/cuda.h"
-#include "tests/support/files.h"
-#include "tests/support/models.h"
+#include "tests/cuda/small_model.h"
 
 namespace coluber::testing {
 namespace {
-
-ModelConfig small_model() {
-  ModelConfig config;
-  config.d_model = 64;
-  config.n_layer = 3;
-  config.vocab_size = 101;
-  return config;
-}
-
-class CudaModel : public CudaTest {
- protected:
-  void SetUp() override {
-    CudaTest::SetUp();
-    if (!IsSkipped()) gpu_ = cpu_.to(kGpu);
-  }
-
-  Model cpu_ = Model::create(small_model(), 7), gpu_;
-  Tensor ids_ = random_ids({3, 77}, 101, 1);
-};
 
 // f32 on both sides: roundings of 3 layers, nothing else.
 constexpr double kSameF32 = 2e-5;
@@ -249,99 +223,6 @@ TEST_F(CudaModel, RecomputingChangesNoBit) {
   }
 }
 
-// A language that can be learnt: each id follows from the one before.
-Batch batch_of(std::int64_t i) {
-  const Tensor ids = random_ids({4, 33}, 101, static_cast<std::uint64_t>(i) + 10);
-  for (std::int64_t row = 0; row < 4; ++row) {
-    for (std::int64_t t = 1; t < 33; ++t) ids.set({row, t}, static_cast<int>(ids.at({row, t - 1}) * 7 + 3) % 101);
-  }
-  return {ids.slice(1, 0, 32).contiguous(), ids.slice(1, 1, 33).contiguous(), {}};
-}
-
-TrainOptions training_of(std::int64_t steps, DType compute) {
-  TrainOptions options;
-  options.max_steps = steps;
-  options.schedule.lr = 3e-3;
-  options.schedule.warmup_steps = 10;
-  options.compute = compute;
-  return options;
-}
-
-std::vector<double> train(Context& ctx, const Model& model, std::int64_t steps, DType compute) {
-  std::vector<double> losses;
-  TrainCallbacks callbacks;
-  callbacks.on_step = [&](const StepReport& report) { losses.push_back(report.loss); };
-  Trainer(ctx, model, batch_of, training_of(steps, compute), {}, callbacks).run();
-  return losses;
-}
-
-// The third step of a training finds all its memory in the cache.
-TEST_F(CudaModel, StepsAllocateNothing) {
-  Trainer trainer(ctx_, gpu_, batch_of, training_of(8, DType::kBF16));
-  const auto held = [] { return memory_stats(kGpu).live_bytes + memory_stats(kGpu).cached_bytes; };
-  for (int i = 0; i < 2; ++i) trainer.step();
-  const std::int64_t before = held();
-  for (int i = 0; i < 3; ++i) trainer.step();
-  EXPECT_EQ(held(), before);
-}
-
-TEST_F(CudaModel, ResumedIsUninterrupted) {
-  const TemporaryFolder folder;
-  TrainOptions options = training_of(8, DType::kBF16);
-  options.out = folder.path();
-  options.save_every = 4;
-  const Model whole = Model::create(small_model(), 7).to(kGpu), resumed = Model::create(small_model(), 99).to(kGpu);
-  Trainer(ctx_, whole, batch_of, options, {}, {}).run();
-  options.out = {};
-  Trainer trainer(ctx_, resumed, batch_of, options, {}, {});
-  trainer.resume(folder / "checkpoints/step-4");
-  trainer.run();
-  const Parameters a = whole.parameters(), b = resumed.parameters();
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    EXPECT_EQ(b[i].var.value().device(), kGpu) << a[i].name;
-    EXPECT_TRUE(same_bits(a[i].var.value(), b[i].var.value())) << a[i].name;
-  }
-}
-
-// A training whose fifth batch has a kernel write where there is no memory: after that a process has no device any
-// more. Ends the process, with code 3 if all it met was an error that says so.
-[[noreturn]] void train_until_the_device_is_lost(Context& ctx, const TrainOptions& options) {
-  const auto failing = [&](std::int64_t index) {
-    if (index == 4) {
-      void* nowhere = reinterpret_cast<void*>(std::uintptr_t{4096});
-      ops::scale_inplace(ctx, Tensor::from_memory(nowhere, {1024}, DType::kF32, {}, kGpu), 2);
-    }
-    return batch_of(index);
-  };
-  try {
-    Trainer(ctx, Model::create(small_model(), 7).to(kGpu), failing, options).run();
-  } catch (const Error& error) {
-    std::fputs(error.what(), stderr);
-    std::_Exit(error.code() == ErrorCode::kDevice ? 3 : 4);
-  }
-  std::_Exit(5);
-}
-
-TEST_F(CudaModel, ResumesAfterALostDevice) {
-  constexpr const char* kFolder = "COLUBER_TEST_LOST_DEVICE";  // for the process that loses it, which starts anew
-  std::optional<TemporaryFolder> own;
-  if (std::getenv(kFolder) == nullptr) setenv(kFolder, own.emplace().path().c_str(), 1);
-  TrainOptions options = training_of(8, DType::kBF16);
-  options.out = std::getenv(kFolder);
-  options.save_every = 3;
-  GTEST_FLAG_SET(death_test_style, "threadsafe");
-  EXPECT_EXIT(train_until_the_device_is_lost(ctx_, options), ::testing::ExitedWithCode(3), "illegal");
-  unsetenv(kFolder);
-
-  const Model resumed = Model::create(small_model(), 99).to(kGpu), whole = Model::create(small_model(), 7).to(kGpu);
-  Trainer trainer(ctx_, resumed, batch_of, options);
-  trainer.resume(options.out + "/checkpoints/step-3");
-  EXPECT_EQ(trainer.run(), TrainEnd::kDone);
-  Trainer(ctx_, whole, batch_of, training_of(8, DType::kBF16)).run();
-  const Parameters a = whole.parameters(), b = resumed.parameters();
-  for (std::size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(same_bits(a[i].var.value(), b[i].var.value())) << a[i].name;
-}
-
 TEST_F(CudaModel, SessionsDrawWhatTheyDrawOnTheCpu) {
   SamplingOptions greedy;
   greedy.greedy = true;
@@ -356,20 +237,6 @@ TEST_F(CudaModel, SessionsDrawWhatTheyDrawOnTheCpu) {
   fork.append(ctx_, std::vector<std::int32_t>{3});
   for (int t = 0; t < 6; ++t) EXPECT_EQ(moved.next(ctx_), fork.next(ctx_)) << t;
   EXPECT_LE(norm_error(there.state(ctx_).layer(2).ssm, here.state(ctx_).layer(2).ssm), kSameF32);
-}
-
-// Both go down together: within 1% of the loss at the start, all along 200 steps in f32; bf16 within 5%.
-TEST_F(CudaModel, TrainsLikeTheCpuFor200Steps) {
-  const std::vector<double> expected = train(ctx_, cpu_, 200, DType::kF32);
-  EXPECT_LT(expected.back(), expected.front() / 3);
-  const Model start = Model::create(small_model(), 7);
-  for (const DType compute : {DType::kF32, DType::kBF16}) {
-    const std::vector<double> got = train(ctx_, start.to(kGpu), 200, compute);
-    ASSERT_EQ(got.size(), expected.size());
-    double worst = 0;
-    for (std::size_t i = 0; i < got.size(); ++i) worst = std::max(worst, std::abs(got[i] - expected[i]));
-    EXPECT_LE(worst, (compute == DType::kF32 ? 0.01 : 0.05) * expected.front()) << dtype_name(compute);
-  }
 }
 
 }  // namespace

@@ -103,6 +103,12 @@ TEST_F(SmallOpsCuda, DropoutHasTheMaskOfTheCpu) {
           cuda::dropout(stream(),
                         DropoutParams<T>{view_of<const T, 2>(x.device), view_of<T, 2>(y.device), rate, 77, 1ull << 40});
           expect_close("dropout", y.device, y.exact, absolute(y.exact), 2);
+          const Tensor again = Tensor::zeros(y.device.shape(), y.device.dtype(), kGpu);
+          const Tensor base = Tensor::full({}, 0x1p39, DType::kI64).to(kGpu);  // half of the stream, from the device
+          DropoutParams<T> based{view_of<const T, 2>(x.device), view_of<T, 2>(again), rate, 77, 1ull << 39};
+          based.stream_base = base.data<std::int64_t>();
+          cuda::dropout(stream(), based);
+          EXPECT_TRUE(same_bits(again.to(kCpuDevice), y.device.to(kCpuDevice)));
           const Tensor got = y.device.to(kCpuDevice).to(DType::kF64);
           for (std::int64_t i = 0; i < got.numel(); ++i)
             ASSERT_EQ(got.data<double>()[i] == 0, y.exact.data<double>()[i] == 0) << i;

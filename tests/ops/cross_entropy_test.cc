@@ -192,6 +192,35 @@ TEST(LinearCrossEntropy, LossAloneIsTheSame) {
   EXPECT_FALSE(without.token_loss.defined());
 }
 
+// A batch in two parts, each token counting one of all that count: losses and gradients of the parts add up to the
+// whole.
+TEST(LinearCrossEntropy, PartsWeightedAlikeAddUpToTheWhole) {
+  Context ctx = context();
+  const LinearCrossEntropyArgs all = make(40, 24, 70);
+  const LinearCrossEntropyOut whole = linear_cross_entropy(ctx, all, true);
+  double loss = 0;
+  Tensor grad_weight;
+  for (const auto& [begin, end] : {std::pair{0, 13}, std::pair{13, 40}}) {
+    LinearCrossEntropyArgs part = all;
+    part.x = all.x.slice(0, begin, end);
+    part.targets = all.targets.slice(0, begin, end);
+    part.token_weight = Tensor::full({}, 1 / static_cast<double>(whole.num_tokens), DType::kF64);
+    const LinearCrossEntropyOut out = linear_cross_entropy(ctx, part, true);
+    loss += out.loss;
+    EXPECT_FALSE(out.device_loss.defined());
+    EXPECT_TRUE(same_bits(out.grad_x, whole.grad_x.slice(0, begin, end).contiguous()));
+    if (grad_weight.defined())
+      add_inplace(ctx, grad_weight, out.grad_weight);
+    else
+      grad_weight = out.grad_weight;
+  }
+  EXPECT_NEAR(loss, whole.loss, 1e-14 * whole.loss);
+  EXPECT_LE(max_error(grad_weight, whole.grad_weight), 1e-6);
+  LinearCrossEntropyArgs wrong = all;
+  wrong.token_weight = Tensor::full({}, 1, DType::kF32);
+  EXPECT_NE(refusal([&] { linear_cross_entropy(ctx, wrong, true); }).find("token_weight"), std::string::npos);
+}
+
 TEST(LinearCrossEntropy, NothingCounts) {
   for (Algorithm algorithm : {Algorithm::kAuto, Algorithm::kReference}) {
     Context ctx = context(2, algorithm);

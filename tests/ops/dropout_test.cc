@@ -52,6 +52,13 @@ TEST(Dropout, OtherSeedsAndStreamsGiveOtherMasks) {
   EXPECT_FALSE(same_bits(dropout(ctx, x, 0.5, 1, 2), y));
 }
 
+TEST(Dropout, TheBaseIsAddedToTheStream) {
+  Context ctx = context();
+  const Tensor x = random_tensor({3, 500}, DType::kF32, 1), base = Tensor::full({}, 7, DType::kI64);
+  EXPECT_TRUE(same_bits(dropout(ctx, x, 0.5, 1, 5, base), dropout(ctx, x, 0.5, 1, 12)));
+  EXPECT_NE(refusal([&] { dropout(ctx, x, 0.5, 1, 5, base.to(DType::kI32)); }).find("stream_base"), std::string::npos);
+}
+
 TEST(Dropout, KeepsTheMean) {
   Context ctx = context();
   const std::int64_t n = 1 << 20;

@@ -11,6 +11,7 @@
 #include "core/cuda.h"
 #include "core/cuda/check.h"
 #include "core/cuda/forked.h"
+#include "core/cuda/graph.h"
 
 namespace coluber {
 namespace {
@@ -178,11 +179,32 @@ bool Event::passed() const {
   return result != cudaErrorNotReady;
 }
 
+void Event::wait() const {
+  check(cudaEventSynchronize(static_cast<cudaEvent_t>(handle_)), "cudaEventSynchronize");
+}
+
 void order(const Stream& earlier, const Stream& later) {
   if (earlier.device == later.device && earlier.handle == later.handle) return;
-  const Event reached(earlier);
+  order(Event(earlier), later);
+}
+
+void order(const Event& reached, const Stream& later) {
   const DeviceScope scope(later.device);
   check(cudaStreamWaitEvent(handle_of(later), static_cast<cudaEvent_t>(reached.handle()), 0), "cudaStreamWaitEvent");
+}
+
+OwnStream::OwnStream(int device) {
+  require_device(device);
+  const DeviceScope scope(device);
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  stream_ = {device, stream};
+}
+
+OwnStream::~OwnStream() {
+  cudaStreamSynchronize(handle_of(stream_));  // an error is of the work, and was or will be told there
+  drop_memory_of(stream_);
+  cudaStreamDestroy(handle_of(stream_));
 }
 
 }  // namespace cuda

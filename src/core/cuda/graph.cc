@@ -5,32 +5,22 @@
 namespace coluber::cuda {
 
 struct Graph::Impl {
-  Stream own;
+  int device = 0;
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t executable = nullptr;
 
-  explicit Impl(int device) {
-    const DeviceScope scope(device);
-    cudaStream_t stream = nullptr;
-    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-    own = {device, stream};
-    keep_memory_of(own);
-  }
-
+  explicit Impl(int of) : device(of) {}
   ~Impl() {
     int before = 0;
     cudaGetDevice(&before);
-    cudaSetDevice(own.device);
+    cudaSetDevice(device);
     cudaDeviceSynchronize();  // it may still run, on any stream
     if (executable != nullptr) cudaGraphExecDestroy(executable);
     if (graph != nullptr) cudaGraphDestroy(graph);
-    drop_memory_of(own);
-    cudaStreamDestroy(handle_of(own));
     cudaSetDevice(before);
   }
 
-  void record(const std::function<void()>& work) {
-    const cudaStream_t stream = handle_of(own);
+  void record(cudaStream_t stream, const std::function<void()>& work) {
     check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
     try {
       work();
@@ -44,20 +34,18 @@ struct Graph::Impl {
   }
 };
 
-Graph::Graph(int device, const std::function<void()>& warm_up, const std::function<void()>& work) {
-  require_device(device);
-  synchronize(device);  // what the work reads may still be on its way on the current stream
-  impl_ = std::make_unique<Impl>(device);
-  const StreamScope stream({DeviceType::kCuda, device}, impl_->own.handle);
-  warm_up();
-  synchronize(device);
-  impl_->record(work);
+Graph::Graph(const OwnStream& own, const std::function<void()>& work)
+    : impl_(std::make_unique<Impl>(own.stream().device)) {
+  keep_memory_of(own.stream());
+  const StreamScope scope({DeviceType::kCuda, impl_->device}, own.stream().handle);
+  const DeviceScope device(impl_->device);
+  impl_->record(handle_of(own.stream()), work);
 }
 
 Graph::~Graph() = default;
 
 void Graph::launch() const {
-  const int device = impl_->own.device;
+  const int device = impl_->device;
   const DeviceScope scope(device);
   check(cudaGraphLaunch(impl_->executable, handle_of(current_stream(device))), "cudaGraphLaunch");
 }

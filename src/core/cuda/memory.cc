@@ -199,6 +199,28 @@ void copy_bytes(void* to, Device to_device, const void* from, Device from_device
   if (from_device.is_cpu() && is_page_locked(from)) check(cudaStreamSynchronize(stream), "copy from the cpu");
 }
 
+std::shared_ptr<void> allocate_page_locked(std::int64_t size_bytes, int device) {
+  require_device(device);
+  const DeviceScope scope(device);
+  void* block = nullptr;
+  const cudaError_t result = cudaMallocHost(&block, static_cast<std::size_t>(size_bytes));
+  if (result == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    refuse(ErrorCode::kOutOfMemory, "memory",
+           join("page-locked memory of the host: expected ", size_bytes, " bytes, got none"));
+  }
+  check(result, "cudaMallocHost");
+  return std::shared_ptr<void>(block, [](void* p) {
+    if (!is_forked()) cudaFreeHost(p);
+  });
+}
+
+void queue_copy(const Stream& stream, void* to, const void* from, std::int64_t bytes) {
+  if (bytes == 0) return;
+  const DeviceScope scope(stream.device);
+  check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDefault, handle_of(stream)), "copy");
+}
+
 void fill_bytes(void* to, int device, std::uint8_t value, std::int64_t bytes) {
   if (bytes == 0) return;
   const DeviceScope scope(device);

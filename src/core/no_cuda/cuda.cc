@@ -42,6 +42,14 @@ Event::~Event() = default;
 bool Event::passed() const {
   return true;
 }
+void Event::wait() const {}
+void order(const Event&, const Stream& later) {
+  require_device(later.device);
+}
+OwnStream::OwnStream(int device) {
+  require_device(device);
+}
+OwnStream::~OwnStream() = default;
 void order(const Stream& earlier, const Stream&) {
   require_device(earlier.device);
 }
@@ -64,8 +72,8 @@ void release_cached_memory(int device) {
   require_device(device);
 }
 struct Graph::Impl {};
-Graph::Graph(int device, const std::function<void()>&, const std::function<void()>&) {
-  require_device(device);
+Graph::Graph(const OwnStream& own, const std::function<void()>&) {
+  require_device(own.stream().device);
 }
 Graph::~Graph() = default;
 void Graph::launch() const {}
@@ -74,6 +82,13 @@ void copy_bytes(void*, Device to_device, const void*, Device from_device, std::i
 }
 void fill_bytes(void*, int device, std::uint8_t, std::int64_t) {
   require_device(device);
+}
+std::shared_ptr<void> allocate_page_locked(std::int64_t, int device) {
+  require_device(device);
+  return {};
+}
+void queue_copy(const Stream& stream, void*, const void*, std::int64_t) {
+  require_device(stream.device);
 }
 void copy_tensor(const Tensor& to, const Tensor&) {
   require_device(to.device().index);

@@ -2,6 +2,7 @@
 // one long row.
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/common/numbers.cuh"
+#include "kernels/cuda/common/partial_sums.cuh"
 #include "kernels/cuda/common/philox.cuh"
 #include "kernels/cuda/common/warp.cuh"
 #include "kernels/elementwise.h"
@@ -11,7 +12,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr std::int64_t kMaxBlocks = 132 * 32;  // beyond what a device holds at once; the loops take the rest
-constexpr int kTotalThreads = 1024;            // that add partial sums
 
 // N numbers as one load or store.
 template <class T, int N>
@@ -21,10 +21,14 @@ struct alignas(N * sizeof(T)) Piece {
 
 struct DropoutMask {
   std::uint64_t seed, stream;
+  const std::int64_t* stream_base;  // null: 0
   std::uint32_t threshold;
   float factor;
 
-  __device__ uint4 words(std::uint64_t block) const { return philox_block(seed, stream, block); }
+  __device__ uint4 words(std::uint64_t block) const {
+    const std::uint64_t base = stream_base == nullptr ? 0 : static_cast<std::uint64_t>(*stream_base);
+    return philox_block(seed, base + stream, block);
+  }
   __device__ float apply(float x, unsigned word) const { return (word >> 8) >= threshold ? x * factor : 0.0f; }
 };
 
@@ -217,20 +221,10 @@ __global__ void __launch_bounds__(kThreads)
   parts[blockIdx.x] = sum;
 }
 
-// One block: thread i adds parts i, i + kTotalThreads, ...; then the threads' sums in order of a tree.
 __global__ void __launch_bounds__(kTotalThreads)
     sum_of_squares_fwd_total(const double* parts, std::int64_t count, double* total) {
-  __shared__ double sums[kTotalThreads];
-  double sum = 0;
-#pragma unroll 8
-  for (std::int64_t i = threadIdx.x; i < count; i += kTotalThreads) sum += parts[i];
-  sums[threadIdx.x] = sum;
-  __syncthreads();
-  for (int half = kTotalThreads / 2; half > 0; half /= 2) {
-    if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
-    __syncthreads();
-  }
-  if (threadIdx.x == 0) *total += sums[0];
+  const double sum = sum_of_parts(parts, count);
+  if (threadIdx.x == 0) *total += sum;
 }
 
 }  // namespace
@@ -293,7 +287,8 @@ void sum_of_squares(const Stream& stream, std::span<const std::span<const T>> te
 
 template <class T>
 void dropout(const Stream& stream, const DropoutParams<T>& p) {
-  DropoutOp<T> op{p.x, p.y, p.x.shape[1], {p.seed, p.stream, p.threshold(), static_cast<float>(1 / (1 - p.p))}};
+  DropoutOp<T> op{
+      p.x, p.y, p.x.shape[1], {p.seed, p.stream, p.stream_base, p.threshold(), static_cast<float>(1 / (1 - p.p))}};
   if (is_one_row(op.x) && is_one_row(op.y)) {
     op.x = one_row(op.x);
     op.y = one_row(op.y);

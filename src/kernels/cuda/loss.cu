@@ -8,6 +8,7 @@
 #include "kernels/cuda/common/async_copy.cuh"
 #include "kernels/cuda/common/dependent_launch.cuh"
 #include "kernels/cuda/common/launch.h"
+#include "kernels/cuda/common/partial_sums.cuh"
 #include "kernels/cuda/common/pieces.cuh"
 #include "kernels/cuda/common/warp.cuh"
 #include "kernels/loss.h"
@@ -73,6 +74,11 @@ __device__ RowSum reduce(PartialSum mine) {
   sum = sums[0];
   for (int i = 1; i < warps; ++i) sum += sums[i];
   return {mine.base, sum};
+}
+
+template <class T, class G>
+__device__ __forceinline__ double grad_scale_of(const CrossEntropyRowsParams<T, G>& p) {
+  return p.grad_scale_at == nullptr ? p.grad_scale : *p.grad_scale_at;
 }
 
 // A row in pieces of 16 bytes between a head and a tail of less.
@@ -200,11 +206,12 @@ __global__ void __launch_bounds__(kMaxThreads) cross_entropy_fwd_rows(const Cros
   if (threadIdx.x == 0 && p.loss != nullptr)
     p.loss[i] = static_cast<double>(sum.base) * kLn2 - static_cast<double>(at_target) + log(sum.sum);
   if (grad == nullptr) return;
-  const auto factor = static_cast<float>(p.grad_scale / sum.sum);
+  const double scale = grad_scale_of(p);
+  const auto factor = static_cast<float>(scale / sum.sum);
   write_gradient(row, p.v, kept, grad, sum.base, factor);
   __syncthreads();
   if (threadIdx.x == 0)
-    grad[target] = from_float<G>(fmaf(exp_above(at_target, sum.base), factor, -static_cast<float>(p.grad_scale)));
+    grad[target] = from_float<G>(fmaf(exp_above(at_target, sum.base), factor, -static_cast<float>(scale)));
 }
 
 // The pieces of one row on their way to shared memory, in places that one thread copies to, reads and gives to its
@@ -238,6 +245,7 @@ __global__ void __launch_bounds__(kMaxThreads)
   constexpr int kPer = kPerVector<T>;
   extern __shared__ uint4 shared_row[];
   const RowAhead ahead{shared_row, p.v / kPer};
+  const double scale = grad_scale_of(p);
   auto row_at = [&](std::int64_t i) { return i < p.rows ? p.logits + i * p.ld : nullptr; };
 #pragma unroll
   for (int group = 0; group < RowAhead::kGroups; ++group) ahead.ask(group, row_at(blockIdx.x));
@@ -260,7 +268,7 @@ __global__ void __launch_bounds__(kMaxThreads)
     add_group(3);
     if (last < p.v) add_logit(mine, tail);
     const RowSum sum = reduce(mine);  // with a barrier, so all have read what they read of the row
-    const auto factor = target < 0 ? 0.0f : static_cast<float>(p.grad_scale / sum.sum);
+    const auto factor = target < 0 ? 0.0f : static_cast<float>(scale / sum.sum);
     if (threadIdx.x == 0 && p.loss != nullptr) {
       p.loss[i] = target < 0 ? 0 : static_cast<double>(sum.base) * kLn2 - static_cast<double>(at_target) + log(sum.sum);
     }
@@ -268,7 +276,7 @@ __global__ void __launch_bounds__(kMaxThreads)
     auto gradient_of = [&](float x, std::int64_t at) {
       const float share = exp_above(x, sum.base);
       if (target < 0) return 0.0f;
-      return at == target ? fmaf(share, factor, -static_cast<float>(p.grad_scale)) : share * factor;
+      return at == target ? fmaf(share, factor, -static_cast<float>(scale)) : share * factor;
     };
 #pragma unroll
     for (int group = 0; group < RowAhead::kGroups; ++group) {
@@ -283,6 +291,12 @@ __global__ void __launch_bounds__(kMaxThreads)
     }
     if (last < p.v) grad[last] = from_float<G>(gradient_of(tail, last));
   }
+}
+
+__global__ void __launch_bounds__(kTotalThreads)
+    cross_entropy_fwd_total(const double* loss, std::int64_t rows, const double* scale, double* out) {
+  const double sum = sum_of_parts(loss, rows);
+  if (threadIdx.x == 0) *out = *scale * sum;
 }
 
 // Whether rows of logits and gradients are aligned for it, and the places of a thread are enough.
@@ -317,6 +331,13 @@ void cross_entropy_rows(const Stream& stream, const CrossEntropyRowsParams<T, G>
   allow_shared_bytes(cross_entropy_fwd_rows<T, G>, shared);
   cross_entropy_fwd_rows<<<static_cast<unsigned>(p.rows), threads, shared, handle_of(stream)>>>(p, keep);
   check_launch("cross_entropy_fwd_rows");
+}
+
+void cross_entropy_total(const Stream& stream, const double* loss, std::int64_t rows, const double* scale,
+                         double* out) {
+  const DeviceScope scope(stream.device);
+  cross_entropy_fwd_total<<<1, kTotalThreads, 0, handle_of(stream)>>>(loss, rows, scale, out);
+  check_launch("cross_entropy_fwd_total");
 }
 
 template void cross_entropy_rows(const Stream&, const CrossEntropyRowsParams<float>&);

@@ -17,7 +17,7 @@ struct AdamWTensor {
   float *exp_avg, *exp_avg_sq;
   std::int64_t n;
   std::int64_t first_block;
-  float decay;  // lr weight_decay
+  double weight_decay;
 };
 
 // A launch takes 4 KB of parameters on every driver.
@@ -27,7 +27,9 @@ struct AdamWTable {
   int count;
   // g = grad grad_scale; m = beta1 m + rest1 g; v = beta2 v + rest2 g^2; p -= rate m / (sqrt(v correction2) + eps) +
   // ...
-  float grad_scale, beta1, rest1, beta2, rest2, rate, correction2, eps;
+  float beta1, rest1, beta2, rest2, eps;
+  AdamWScalars scalars;
+  const AdamWScalars* scalars_at;  // null: `scalars`
 };
 static_assert(sizeof(AdamWTable) <= 4096);
 
@@ -35,15 +37,17 @@ struct AdamWNumbers {
   float p, g, m, v;
 };
 
-__device__ __forceinline__ void adamw_number(const AdamWTable& t, float decay, AdamWNumbers& x) {
-  const float g = x.g * t.grad_scale;
+__device__ __forceinline__ void adamw_number(const AdamWTable& t, const AdamWScalars& s, float decay, AdamWNumbers& x) {
+  const float g = x.g * s.grad_scale;
   x.m = fmaf(t.beta1, x.m, t.rest1 * g);
   x.v = fmaf(t.beta2, x.v, t.rest2 * g * g);
-  const float direction = t.rate * x.m / (sqrtf(x.v * t.correction2) + t.eps);
+  const float direction = s.rate * x.m / (sqrtf(x.v * s.correction2) + t.eps);
   x.p -= fmaf(decay, x.p, direction);
 }
 
 __global__ void __launch_bounds__(kThreads) adamw_step_table(const __grid_constant__ AdamWTable table) {
+  const AdamWScalars scalars = table.scalars_at == nullptr ? table.scalars : *table.scalars_at;
+  if (scalars.skip != 0) return;
   int low = 0, high = table.count - 1;  // the last tensor that begins at or before this block
   while (low < high) {
     const int middle = (low + high + 1) / 2;
@@ -53,6 +57,7 @@ __global__ void __launch_bounds__(kThreads) adamw_step_table(const __grid_consta
       high = middle - 1;
   }
   const AdamWTensor& t = table.tensors[low];
+  const auto decay = static_cast<float>(scalars.lr * t.weight_decay);
   const std::int64_t first = (blockIdx.x - t.first_block) * kBlockElems, count = min(t.n - first, kBlockElems);
   float *p = t.param + first, *m = t.exp_avg + first, *v = t.exp_avg_sq + first;
   const float* g = t.grad + first;
@@ -69,7 +74,7 @@ __global__ void __launch_bounds__(kThreads) adamw_step_table(const __grid_consta
       AdamWNumbers x[4] = {
           {p4.x, g4.x, m4.x, v4.x}, {p4.y, g4.y, m4.y, v4.y}, {p4.z, g4.z, m4.z, v4.z}, {p4.w, g4.w, m4.w, v4.w}};
 #pragma unroll
-      for (int k = 0; k < 4; ++k) adamw_number(table, t.decay, x[k]);
+      for (int k = 0; k < 4; ++k) adamw_number(table, scalars, decay, x[k]);
       *reinterpret_cast<float4*>(p + i) = {x[0].p, x[1].p, x[2].p, x[3].p};
       *reinterpret_cast<float4*>(m + i) = {x[0].m, x[1].m, x[2].m, x[3].m};
       *reinterpret_cast<float4*>(v + i) = {x[0].v, x[1].v, x[2].v, x[3].v};
@@ -77,32 +82,54 @@ __global__ void __launch_bounds__(kThreads) adamw_step_table(const __grid_consta
   }
   for (std::int64_t i = done + threadIdx.x; i < count; i += kThreads) {
     AdamWNumbers x = {p[i], g[i], m[i], v[i]};
-    adamw_number(table, t.decay, x);
+    adamw_number(table, scalars, decay, x);
     p[i] = x.p;
     m[i] = x.m;
     v[i] = x.v;
   }
 }
 
-AdamWTable empty_table(const AdamWParams<float>& p) {
+__global__ void adamw_step_scalars(const AdamWInputs in, double* norm_at, AdamWScalars* out) {
+  const double norm = sqrt(*in.sum_of_squares);
+  bool finite = isfinite(norm);
+  for (std::int64_t i = 0; i < in.num_losses; ++i) finite = finite && isfinite(in.losses[i]);
+  const double clipped = in.clip > 0 ? min(1.0, in.clip / (norm + 1e-6)) : 1.0;
+  *norm_at = norm;
+  out->lr = *in.lr;
+  out->grad_scale = static_cast<float>(*in.grad_factor * clipped);
+  out->rate = static_cast<float>(*in.lr / *in.bias_correction1);
+  out->correction2 = static_cast<float>(1 / *in.bias_correction2);
+  if (!finite) out->skip = 1;
+}
+
+AdamWTable empty_table(const AdamWParams<float>& p, const AdamWScalars* scalars) {
   AdamWTable table{};
-  table.grad_scale = static_cast<float>(p.grad_scale);
   table.beta1 = static_cast<float>(p.beta1);
   table.rest1 = static_cast<float>(1 - p.beta1);
   table.beta2 = static_cast<float>(p.beta2);
   table.rest2 = static_cast<float>(1 - p.beta2);
-  table.rate = static_cast<float>(p.lr / p.bias_correction1());
-  table.correction2 = static_cast<float>(1 / p.bias_correction2());
   table.eps = static_cast<float>(p.eps);
+  table.scalars_at = scalars;
+  if (scalars == nullptr) {
+    table.scalars = {p.lr, static_cast<float>(p.grad_scale), static_cast<float>(p.lr / p.bias_correction1()),
+                     static_cast<float>(1 / p.bias_correction2()), 0};
+  }
   return table;
 }
 
 }  // namespace
 
-void adamw_step(const Stream& stream, const AdamWParams<float>* tensors, std::int64_t count) {
+void adamw_scalars(const Stream& stream, const AdamWInputs& inputs, double* norm, AdamWScalars* scalars) {
+  const DeviceScope scope(stream.device);
+  adamw_step_scalars<<<1, 1, 0, handle_of(stream)>>>(inputs, norm, scalars);
+  check_launch("adamw_step_scalars");
+}
+
+void adamw_step(const Stream& stream, const AdamWParams<float>* tensors, std::int64_t count,
+                const AdamWScalars* scalars) {
   if (count == 0) return;
   const DeviceScope scope(stream.device);
-  AdamWTable table = empty_table(tensors[0]);
+  AdamWTable table = empty_table(tensors[0], scalars);
   std::int64_t blocks = 0;
   auto launch = [&] {
     if (blocks == 0) return;
@@ -114,8 +141,7 @@ void adamw_step(const Stream& stream, const AdamWParams<float>* tensors, std::in
   for (std::int64_t i = 0; i < count; ++i) {
     const AdamWParams<float>& p = tensors[i];
     if (p.n == 0) continue;
-    table.tensors[table.count++] = {
-        p.param, p.grad, p.exp_avg, p.exp_avg_sq, p.n, blocks, static_cast<float>(p.lr * p.weight_decay)};
+    table.tensors[table.count++] = {p.param, p.grad, p.exp_avg, p.exp_avg_sq, p.n, blocks, p.weight_decay};
     blocks += divide_up(p.n, kBlockElems);
     if (table.count == kMaxTensors) launch();
   }

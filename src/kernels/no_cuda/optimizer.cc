@@ -4,7 +4,10 @@
 
 namespace coluber::cuda {
 
-void adamw_step(const Stream& stream, const AdamWParams<float>*, std::int64_t) {
+void adamw_step(const Stream& stream, const AdamWParams<float>*, std::int64_t, const AdamWScalars*) {
+  refuse_kernel(stream);
+}
+void adamw_scalars(const Stream& stream, const AdamWInputs&, double*, AdamWScalars*) {
   refuse_kernel(stream);
 }
 

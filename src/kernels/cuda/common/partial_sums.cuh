@@ -1,5 +1,5 @@
-// Sums of parameters' gradients without atomics: every block leaves a partial sum, and one more kernel adds them up in
-// the order of the blocks, so the bits are the same on every run.
+// Sums without atomics, of parameters' gradients first of all: every block leaves a partial sum, and one more kernel
+// adds them up in the order of the blocks, so the bits are the same on every run.
 #pragma once
 
 #include <cstdint>
@@ -38,6 +38,23 @@ static __global__ void __launch_bounds__(256) partial_sums_fwd_columns(PartialSu
     p.out[j * p.plane_stride + c * p.column_stride] = sum;
   else
     p.last[c] = sum;
+}
+
+// The sum of many numbers by one block of kTotalThreads: thread i adds i, i + kTotalThreads, ...; then the threads'
+// sums in order of a tree. Thread 0 has it.
+constexpr int kTotalThreads = 1024;
+static __device__ double sum_of_parts(const double* parts, std::int64_t count) {
+  __shared__ double sums[kTotalThreads];
+  double sum = 0;
+#pragma unroll 8
+  for (std::int64_t i = threadIdx.x; i < count; i += kTotalThreads) sum += parts[i];
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  for (int half = kTotalThreads / 2; half > 0; half /= 2) {
+    if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    __syncthreads();
+  }
+  return sums[0];
 }
 
 // planes < 65535.
