@@ -75,6 +75,7 @@ TEST_F(CudaModel, RowsOfAStepDoNotDependOnEachOther) {
       alone = narrow.step(ctx_, ids.slice(0, b - 1, b), one);
     }
     EXPECT_TRUE(same_bits(together.slice(0, b - 1, b).to(kCpuDevice), alone.to(kCpuDevice))) << b;
+    EXPECT_TRUE(all.row(b - 1).equals(one)) << b;
   }
 }
 
@@ -118,6 +119,7 @@ TEST_F(CudaModel, StepsOfEverySize) {
       EXPECT_LE(norm_error(g.layer(1).conv, a.layer(1).conv), kSameBF16);
       if (b <= 8) {
         EXPECT_TRUE(same_bits(got.slice(0, b - 1, b).to(kCpuDevice), alone.to(kCpuDevice)));
+        EXPECT_TRUE(g.row(b - 1).equals(last));
       }
     }
   }

@@ -202,6 +202,13 @@ TEST_P(SequenceLaws, AResetIsABeginning) {
   expect_part(0, 0, 17);
   expect_part(0, 17, 40);
   expect_part(1, 0, 40);
+  const Tensor changed = ids.clone();  // before the reset, which no bit after it hears of
+  for (std::int64_t t = 0; t < 17; ++t) {
+    changed.set({0, t}, static_cast<double>((static_cast<std::int64_t>(ids.at({0, t})) + 1) % 101));
+  }
+  const Tensor other = model_.forward(ctx_, changed, options).to(kCpuDevice);
+  EXPECT_FALSE(same_bits(other.slice(1, 0, 17), logits.slice(1, 0, 17)));
+  EXPECT_TRUE(same_bits(other.slice(1, 17, 40), logits.slice(1, 17, 40)));
 }
 
 INSTANTIATE_TEST_SUITE_P(
