@@ -1,5 +1,7 @@
 // Elementwise kernels, embedding, cross entropy and AdamW on a GPU.
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -351,6 +353,46 @@ TEST_F(SmallOpsCuda, AdamWOfManyTensors) {
       param_size.data<double>()[k] +=
           1e-3 / p.bias_correction1() * size.data<double>()[k] / std::sqrt(p.exp_avg_sq[k] / p.bias_correction2());
     expect_close("param", params[i].device, params[i].exact, param_size, 12);
+  }
+}
+
+// Scalars made on the device are the host's to the bit. What is not finite leaves out its update and those after it,
+// until the scalars are zeros again.
+TEST_F(SmallOpsCuda, AdamWByScalarsOfTheDevice) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const Tensor grad = random_tensor({5000}, DType::kF32, 3).to(kGpu), start = random_tensor({5000}, DType::kF32, 1);
+  const Tensor scalars = Tensor::zeros({sizeof(cuda::AdamWScalars)}, DType::kU8, kGpu);
+  auto* at = static_cast<cuda::AdamWScalars*>(scalars.raw());
+  // Parameters after one update from `start`; by the host where `by_host`.
+  auto updated = [&](bool by_host, double clip, double squares, double loss) {
+    const Tensor param = start.to(kGpu), average = Tensor::zeros({5000}, DType::kF32, kGpu),
+                 norm = Tensor::zeros({1}, DType::kF64, kGpu);
+    const Tensor square = Tensor::zeros({5000}, DType::kF32, kGpu), in = Tensor::zeros({7}, DType::kF64, kGpu);
+    AdamWParams<float> p{5000, 2e-3, 0.9, 0.95, 1e-8, 0.1, 1, 3};
+    p.grad_scale = clip > 0 ? std::min(1.0, clip / (std::sqrt(squares) + 1e-6)) : 1;
+    const double numbers[] = {p.lr, p.bias_correction1(), p.bias_correction2(), 1, squares, 1.5, loss};
+    for (std::int64_t i = 0; i < 7; ++i) in.set({i}, numbers[i]);
+    p.param = param.data<float>();
+    p.grad = grad.data<float>();
+    p.exp_avg = average.data<float>();
+    p.exp_avg_sq = square.data<float>();
+    const double* x = in.data<double>();
+    if (!by_host) {
+      cuda::adamw_scalars(stream(), {x, x + 1, x + 2, x + 3, x + 4, x + 5, 2, clip}, norm.data<double>(), at);
+      EXPECT_EQ(norm.at({0}), std::sqrt(squares));
+      p.lr = p.grad_scale = -1;  // not looked at
+      p.step = 99;
+    }
+    cuda::adamw_step(stream(), &p, 1, by_host ? nullptr : at);
+    return param.to(kCpuDevice);
+  };
+  for (const auto& [clip, squares] : {std::pair{0.5, 1.7}, {3.0, 1.7}, {0.0, 1.7}})
+    EXPECT_TRUE(same_bits(updated(false, clip, squares, 2), updated(true, clip, squares, 2))) << clip;
+  for (const auto& [squares, loss] : {std::pair{kInfinity, 2.0}, {1.7, std::nan("")}, {1.7, -kInfinity}}) {
+    EXPECT_TRUE(same_bits(updated(false, 1, squares, loss), start)) << squares << " " << loss;
+    EXPECT_TRUE(same_bits(updated(false, 1, 1.7, 2), start)) << "after " << squares << " " << loss;
+    scalars.fill(0);
+    EXPECT_FALSE(same_bits(updated(false, 1, 1.7, 2), start));
   }
 }
 
