@@ -28,6 +28,7 @@ const std::vector<Case>& cases() {
       {.name = "no channel", .d = 0},
       {.name = "one channel", .d = 1},
       {.name = "several pieces and blocks", .b = 1, .l = 200, .d = 530},
+      {.name = "stored past the caches, where rows are aligned", .b = 1, .l = 2200, .d = 500},
       {.name = "packed", .b = 1, .l = 90, .borders = {0, 1, 3, 3, 70, 90}},
       {.name = "packed, reverse", .b = 1, .l = 90, .reverse = true, .borders = {0, 1, 3, 3, 70, 90}},
       {.name = "packed, more taps than tokens", .b = 1, .l = 12, .k = 6, .borders = {0, 2, 4, 9, 12}},

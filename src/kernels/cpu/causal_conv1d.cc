@@ -132,7 +132,7 @@ inline COLUBER_INLINE VecF through_silu(VecF grad, VecF a) {
 // `ahead` elements further.
 template <int K>
 void forward_together(const Weights& weights, const float* const* inputs, float* const* outputs, std::int64_t n,
-                      std::int64_t ahead) {
+                      std::int64_t ahead, bool streams) {
   constexpr int kRows = K + kTogether - 1;
   const float* in[kRows];  // copies, so that for all the compiler knows no store can change them
   float* out[kTogether];
@@ -149,7 +149,7 @@ void forward_together(const Weights& weights, const float* const* inputs, float*
 #pragma GCC unroll 4
     for (int t = 0; t < kTogether; ++t) sums[t] = add_taps<K>(weight[K], weight, taps + t);
 #pragma GCC unroll 4
-    for (int t = 0; t < kTogether; ++t) store(out[t] + i, has_silu ? silu(sums[t]) : sums[t], part);
+    for (int t = 0; t < kTogether; ++t) store(out[t] + i, has_silu ? silu(sums[t]) : sums[t], part, streams);
   });
 }
 
@@ -176,7 +176,7 @@ void forward_piece(const ConvCall& call, const ConvPiece& piece, const ConvChann
         float* outputs[kTogether];
         for (int j = 0; j < K + kTogether - 1; ++j) inputs[j] = rows.input(s - K + 1 + j);
         for (int t = 0; t < kTogether; ++t) outputs[t] = rows.at(p.y, s + t);
-        forward_together<K>(weights, inputs, outputs, channels.count, rows.pitch_together(p.x));
+        forward_together<K>(weights, inputs, outputs, channels.count, rows.pitch_together(p.x), call.streams);
         s += kTogether;
         continue;
       }
@@ -261,7 +261,7 @@ class Backward {
     const std::int64_t x_ahead = rows.pitch_together(p_.x), grad_ahead = rows.pitch_together(g_.grad_y);
     const Packed<const float> packed_weights = weights_.packed;
     const Packed<float> packed_sums = sums_, packed_grads = grads_;
-    const bool has_silu = weights_.silu;
+    const bool has_silu = weights_.silu, streams = call_.streams;
     for_vectors(n_, [&](std::int64_t i, auto part) COLUBER_INLINE {
       VecF weight[K + 1], taps[kRows], grad[kRows], sum[K + 1];
 #pragma GCC unroll 4
@@ -285,7 +285,7 @@ class Backward {
         VecF input_grad{};
 #pragma GCC unroll 8
         for (int j = 0; j < K; ++j) input_grad += weight[j] * grad[t + K - 1 - j];
-        store(out[t] + i, input_grad, part);
+        store(out[t] + i, input_grad, part, streams);
       }
       load_packed<K + 1>(sum, packed_sums.at(i));
 #pragma GCC unroll 4
@@ -404,6 +404,7 @@ void conv_unpack_grads(const CausalConv1dGradParams<float>& g, std::int64_t k, c
 void conv_forward_piece(const ConvCall& call, const ConvPiece& piece, const ConvChannels& channels,
                         const ConvScratch& scratch) {
   with_taps(call.p->k, [&](auto taps) { forward_piece<taps()>(call, piece, channels, scratch); });
+  if (call.streams) order_streams();
 }
 
 void conv_backward_pieces(const ConvCall& call, const CausalConv1dGradParams<float>& g, const ConvPiece* pieces,
@@ -411,6 +412,7 @@ void conv_backward_pieces(const ConvCall& call, const CausalConv1dGradParams<flo
                           double* sums) {
   with_taps(call.p->k,
             [&](auto taps) { backward_pieces<taps()>(call, g, pieces, num_pieces, channels, scratch, sums); });
+  if (call.streams) order_streams();
 }
 
 void conv_step(const CausalConv1dParams<float>& p, const ConvChannels& channels) {

@@ -14,6 +14,9 @@ namespace {
 // ones are more tasks for short sequences. A width is a multiple of kConvMaxLanes.
 constexpr std::int64_t kPieceTokens = 128;  // 2 (k-1) tokens of a backward piece are slow or done twice
 constexpr std::int64_t kBlockChannels = 512;
+// Outputs (b,l,d) of at least this many bytes are stored past the caches, which would read each line first and hold
+// little of them for who comes next. 4096 tokens of 512 channels: forward 0.55 of the time, backward 0.81.
+constexpr std::int64_t kStreamBytes = 4 << 20;
 constexpr std::int64_t kMaxSumParts = 64;  // bounds the scratch of weight gradients: 64 (k+1,d) doubles
 
 std::vector<ConvPiece> cut(const CausalConv1dParams<float>& p) {
@@ -60,7 +63,8 @@ ConvCall prepare(ThreadPool& threads, ArenaScope& scope, const CausalConv1dParam
               [&](std::int64_t block) { pack(p, blocks.at(block), weights + blocks.at(block).first * (p.k + 1)); });
   float* zeros = scope.allocate<float>(p.d);
   std::fill(zeros, zeros + p.d, 0.0f);
-  return {&p, weights, zeros, transposed_states(threads, scope, p, p.state_in), nullptr};
+  const std::int64_t bytes = p.x.shape[0] * p.x.shape[1] * p.d * static_cast<std::int64_t>(sizeof(float));
+  return {&p, weights, zeros, transposed_states(threads, scope, p, p.state_in), nullptr, bytes >= kStreamBytes};
 }
 
 // The last k-1 inputs, zero before the last reset.

@@ -23,6 +23,7 @@ struct ConvCall {
   const float* zeros = nullptr;           // (d): what a reset leaves
   const float* state_in = nullptr;        // (s,k-1,d), null: zeros
   const float* grad_state_out = nullptr;  // (s,k-1,d), null: zeros
+  bool streams = false;                   // y and grad_x are stored past the caches
 };
 
 struct ConvChannels {

@@ -185,6 +185,19 @@ class OwnGemm {
         __builtin_prefetch(side.at(column + j, l), 0, 2);
   }
 
+  // Products with `panels` panels in turn ask for the rows from `row` on: where these follow each other without a gap
+  // for an equal share of kRows of them, else for two of them each.
+  void ask_for_rows(std::int64_t row, Depth depth, std::int64_t panels, PanelProduct& product) const {
+    constexpr std::int64_t kUnrolled = kUnroll * static_cast<std::int64_t>(sizeof(float));
+    const std::int64_t ld = rows_.ld * static_cast<std::int64_t>(sizeof(T));
+    product.ask = reinterpret_cast<const char*>(rows_.at(row, depth.l));
+    product.ask_step = kUnrolled;
+    product.ask_second = ld;
+    if (rows_.ld != depth.elems) return;
+    product.ask_step = ceil_div(Engine::kRows * kUnrolled, 2 * panels);
+    product.ask_second = product.ask_step * ceil_div(product.units, kUnroll);
+  }
+
   // Rows [row, row + rows) times all columns.
   void multiply_rows(std::int64_t row, std::int64_t rows, Depth depth) {
     const bool where_they_are = in_place(depth), copied = where_they_are && rows_collide();
@@ -233,16 +246,14 @@ class OwnGemm {
         const void* a = where_they_are ? static_cast<const void*>(rows_.at(some.column, depth.l)) : some.data;
         if (copied) a = copy_rows(some, depth, units);
         product.a = product.ask = static_cast<const char*>(a);
-        if (where_they_are) {
-          product.ask = reinterpret_cast<const char*>(rows_.at(some.column + some.count, depth.l));
-          product.ask_row = rows_.ld * static_cast<std::int64_t>(sizeof(T));
-        }
+        if (where_they_are)
+          ask_for_rows(some.column + some.count, depth, ceil_div(end - column, kPanelColumns), product);
         for (std::int64_t j = column; j < end; j += kPanelColumns) {
           const Share now{i * (end - column) + j - column, panels * (end - column), kPanelColumns};
           ask_across(rows_, row, rows, depth, now);
           ask_across(columns_, column, end - column, depth, now);
           multiply_piece(some, column_panel(j), !where_they_are, product);
-          product.ask += 2 * product.ask_row;
+          product.ask += 2 * product.ask_second;
         }
       }
     }

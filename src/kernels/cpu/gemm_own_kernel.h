@@ -12,6 +12,9 @@
 
 namespace coluber::cpu::COLUBER_ISA {
 
+// Steps for which pointers move once: additions would take turns with multiplications.
+inline constexpr int kUnroll = 4;
+
 // Accumulators: 28 of 32 registers with AVX-512, 16 of 32 with NEON, 12 or 8 of 16.
 #if defined(__aarch64__)
 inline constexpr int kMostRows = 8;
@@ -30,10 +33,11 @@ struct PanelProduct {
   std::int64_t ldc = 0;
   std::int64_t columns = 0;
   bool add = false;
-  // Two rows of a of later products, `ask_row` bytes apart, that are brought into L2 on the way: the hardware asks for
-  // 14 rows at once too late. A prompt through (1024,256) took 0.92 of the time.
+  // What later products read of a is brought into L2 on the way, a line `ask_step` bytes further every kUnroll steps,
+  // and another `ask_second` bytes beside it: the hardware asks for 14 rows at once too late. A prompt through
+  // (1024,256) took 0.92 of the time.
   const char* ask = nullptr;
-  std::int64_t ask_row = 0;
+  std::int64_t ask_step = 0, ask_second = 0;
 };
 
 // Rows of a as pack() lays them out for VectorEngine: units kPackedStep bytes apart, rows side by side.
@@ -68,12 +72,12 @@ void multiply_panels(const PanelProduct& p) {
   // x86 addresses have room for one row's distance or two; a pointer for each row does not fit.
   constexpr int kRowsPerPointer = kPacked ? kRows : 3, kPointers = (kRows + kRowsPerPointer - 1) / kRowsPerPointer;
   constexpr int kAhead = 16;  // steps; the panel comes from L2
-  constexpr int kUnroll = 4;  // steps for which pointers move once: additions would take turns with multiplications
   const std::int64_t a_row = kPacked ? 4 : p.a_row, a_step = kPacked ? kPackedStep : 4;
   const char* a[kPointers];
   for (int i = 0; i < kPointers; ++i) a[i] = p.a + kRowsPerPointer * i * a_row;
   const float* b = p.b;
-  const char *ask = p.ask, *ask_second = p.ask + p.ask_row;
+  const char *ask = p.ask, *ask_second = p.ask + p.ask_second;
+  const std::int64_t ask_step = p.ask_step;
   VecF sum[kRows][kVectors] = {};
   auto step = [&](int l) {
     VecF b_l[kVectors];
@@ -98,8 +102,8 @@ void multiply_panels(const PanelProduct& p) {
   for (; l >= kUnroll; l -= kUnroll) {
     __builtin_prefetch(ask, 0, 2);
     __builtin_prefetch(ask_second, 0, 2);
-    ask += kUnroll * 4;
-    ask_second += kUnroll * 4;
+    ask += ask_step;
+    ask_second += ask_step;
 #pragma GCC unroll 4
     for (int u = 0; u < kUnroll; ++u) step(u);
     advance(kUnroll);

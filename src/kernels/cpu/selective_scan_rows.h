@@ -27,12 +27,6 @@ inline std::int64_t first_token(const SelectiveScanParams<float>& p, const ScanP
   return p.reverse ? s.end - 1 - piece.first : s.begin + piece.first;
 }
 
-// Past the caches if `streams` and the address allows.
-inline void store_whole(float* to, VecF v, bool streams) {
-  if (streams && is_aligned(to)) return stream(to, v);
-  store(to, v);
-}
-
 // The rows of some channels for the tokens of a piece, in processing order.
 template <class T>
 struct TokenRows {

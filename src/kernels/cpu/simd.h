@@ -78,6 +78,12 @@ inline void order_streams() {
 #endif
 }
 
+// Past the caches if `streams` and the address allows.
+inline void store_whole(float* to, VecF v, bool streams) {
+  if (streams && is_aligned(to)) return stream(to, v);
+  store(to, v);
+}
+
 inline VecF splat(float x) {
   return x - VecF{};  // x - 0 is x, so compilers broadcast alone; x + 0 is not where x is -0, so they add as well
 }

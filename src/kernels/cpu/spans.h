@@ -28,6 +28,13 @@ inline void store(float* p, VecF v, WholeVector) {
 inline void store(float* p, VecF v, PartVector part) {
   store_first(p, v, part.count);
 }
+// Past the caches if `streams` and the address allows.
+inline void store(float* p, VecF v, WholeVector, bool streams) {
+  store_whole(p, v, streams);
+}
+inline void store(float* p, VecF v, PartVector part, bool) {
+  store_first(p, v, part.count);
+}
 
 // Lanes beyond the span become 0.
 inline VecF within(VecF v, WholeVector) {
