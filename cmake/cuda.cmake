@@ -5,10 +5,10 @@ if(COLUBER_WITH_CUDA AND NOT COLUBER_SANITIZE AND NOT CMAKE_CROSSCOMPILING)
   include(CheckLanguage)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
-    # Code for 8.0 runs on all of 8.x, for 9.0 on Hopper; newer ones take what is named for them or compile the last
-    # one's PTX at start.
+    # Code for 8.0 runs on all of 8.x, for 9.0a on Hopper, which is all of 9.x; newer ones take what is named for them or
+    # compile the last one's PTX at start.
     if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES AND NOT DEFINED ENV{CUDAARCHS})
-      set(CMAKE_CUDA_ARCHITECTURES 80-real 90 CACHE STRING "GPUs to build for")
+      set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 90-virtual CACHE STRING "GPUs to build for")
       set(chosen_by_us ON)
     endif()
     if(COLUBER_CCACHE AND NOT CMAKE_CUDA_COMPILER_LAUNCHER)
@@ -23,7 +23,7 @@ if(COLUBER_WITH_CUDA AND NOT COLUBER_SANITIZE AND NOT CMAKE_CROSSCOMPILING)
     endforeach()
     set(CMAKE_CUDA_STANDARD 20)
     if(chosen_by_us AND CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
-      set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 100-real 120 CACHE STRING "GPUs to build for" FORCE)
+      set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 100-real 120 CACHE STRING "GPUs to build for" FORCE)
     endif()
     # A fifth of the bytes for the same kernels; drivers that CUDA 13 runs on all know how to unpack them.
     if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13)

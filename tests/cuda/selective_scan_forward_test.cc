@@ -27,30 +27,36 @@ Tensor moduli(const Tensor& t) {
   return all;
 }
 
-// With `sizes` what its terms add up to when none cancels, which is what roundings are relative to.
-Results reference_of(const Case& c, Inputs in, bool sizes) {
-  if (sizes) {
-    for (Numbers* x : {&in.u, &in.B, &in.C, &in.D, &in.state_in}) x->exact = absolute(x->exact);
-    in.z = {};
-  }
-  if (sizes && c.complex) {
-    for (Numbers* x : {&in.B, &in.C, &in.state_in}) x->exact = moduli(x->exact);
-    in.A.exact = in.A.exact.clone();
-    for (std::int64_t i = 1; i < in.A.exact.numel(); i += 2) in.A.exact.data<double>()[i] = 0;  // no turning
-  }
+Results reference_of(const Case& c, const Inputs& in) {
   SelectiveScanParams<double> p;
   fill(p, c, in, [](const Numbers& x) { return x.exact; });
   p.resets = view_of<const std::uint8_t, 2>(in.resets);
   p.sequences = in.sequences.data();
-  const Results r{Tensor::zeros({c.b, c.l, c.d}, DType::kF64),
+  const Results r{Tensor::empty({c.b, c.l, c.d}, DType::kF64),
                   Tensor::zeros({in.slots(), c.d, c.width()}, DType::kF64)};
   p.y = view_of<double, 3>(r.y);
   p.state_out = view_of<double, 3>(r.state);
   reference::selective_scan_forward(p);
-  if (sizes && c.complex) {
-    for (std::int64_t i = 0; i < r.state.numel(); i += 2) r.state.data<double>()[i + 1] = r.state.data<double>()[i];
-  }
   return r;
+}
+
+// Inputs whose results are what the terms of `in`'s add up to when none cancels, which is what roundings are relative
+// to.
+Inputs sizes_of(const Case& c, Inputs in) {
+  for (Numbers* x : {&in.u, &in.B, &in.C, &in.D, &in.state_in}) x->exact = absolute(x->exact);
+  in.z = {};
+  if (!c.complex) return in;
+  for (Numbers* x : {&in.B, &in.C, &in.state_in}) x->exact = moduli(x->exact);
+  in.A.exact = in.A.exact.clone();
+  for (std::int64_t i = 1; i < in.A.exact.numel(); i += 2) in.A.exact.data<double>()[i] = 0;  // no turning
+  return in;
+}
+// Of states of sizes: both parts of a complex one have its modulus.
+Tensor both_parts(const Case& c, const Tensor& state) {
+  if (!c.complex) return state;
+  const Tensor out = state.clone();
+  for (std::int64_t i = 0; i < out.numel(); i += 2) out.data<double>()[i + 1] = out.data<double>()[i];
+  return out;
 }
 
 template <class T>
@@ -69,23 +75,31 @@ Results kernel_of(const cuda::Stream& stream, const Case& c, const Inputs& in, T
   return r;
 }
 
-// A checkpoint is the state that the reference leaves when the sequence ends before the chunk.
+// A checkpoint is the state that the reference leaves when the sequence ends before the chunk: it goes on from every
+// second one.
 void check_checkpoints(const Case& c, const Inputs& in, const Tensor& checkpoints) {
-  const std::int64_t chunks = (c.l + 15) / 16, row_numbers = chunks * c.d * c.width();
+  const std::int64_t chunks = (c.l + 15) / 16;
   if (chunks <= 1) return;  // it begins with state_in
   const Tensor all = checkpoints.reshape({c.b, chunks, c.d, c.width()}).to(kCpuDevice);
-  ASSERT_EQ(all.numel(), c.b * row_numbers);
-  for (std::int64_t chunk = 1; chunk < chunks; chunk += 2) {
-    for (std::int64_t slot = 0; slot < in.slots(); ++slot) {
-      Inputs before = in;
-      SequenceRange& q = before.sequences[static_cast<std::size_t>(slot)];
+  ASSERT_EQ(all.numel(), c.b * chunks * c.d * c.width());
+  for (std::int64_t slot = 0; slot < in.slots(); ++slot) {
+    const SequenceRange q = in.sequences[static_cast<std::size_t>(slot)];
+    Inputs here = in, sizes = sizes_of(c, in);
+    for (Inputs* x : {&here, &sizes}) {
+      x->sequences = {q};
+      if (c.state) x->state_in.exact = x->state_in.exact.slice(0, slot, slot + 1);
+    }
+    for (std::int64_t chunk = 1; chunk < chunks; chunk += 2) {
       const std::int64_t cut = c.reverse ? c.l - 16 * chunk : 16 * chunk;  // tokens are [.., cut) or [cut, ..)
       if (c.reverse ? cut <= q.begin || cut > q.end : cut < q.begin || cut >= q.end) continue;
-      (c.reverse ? q.begin : q.end) = cut;
+      for (Inputs* x : {&here, &sizes}) {
+        (c.reverse ? x->sequences[0].begin : x->sequences[0].end) = cut;
+        x->state_in.exact = reference_of(c, *x).state;
+        (c.reverse ? x->sequences[0].end : x->sequences[0].begin) = cut;
+      }
       expect_close(std::string(c.name) + " checkpoint", all.slice(0, q.row, q.row + 1).slice(1, chunk, chunk + 1),
-                   reference_of(c, before, false).state.slice(0, slot, slot + 1).reshape({1, 1, c.d, c.width()}),
-                   reference_of(c, before, true).state.slice(0, slot, slot + 1).reshape({1, 1, c.d, c.width()}),
-                   kRoundings);
+                   here.state_in.exact.reshape({1, 1, c.d, c.width()}),
+                   both_parts(c, sizes.state_in.exact).reshape({1, 1, c.d, c.width()}), kRoundings);
     }
   }
 }
@@ -95,16 +109,15 @@ class CudaSelectiveScanForward : public CudaKernel {
   template <class T>
   void check(const Case& c) {
     const Inputs in = inputs_of<T>(c);
-    const Results expected = reference_of(c, in, false), size = reference_of(c, in, true);
-    for (std::int64_t i = 0; in.z && i < size.y.numel(); ++i) {
-      const double z = in.z.exact.contiguous().data<double>()[i];
-      size.y.data<double>()[i] *= std::abs(z) / (1 + std::exp(-z));
-    }
+    const Results expected = reference_of(c, in), size = reference_of(c, sizes_of(c, in));
+    const Tensor z = in.z ? in.z.exact.contiguous() : Tensor();
+    for (std::int64_t i = 0; z.defined() && i < size.y.numel(); ++i)
+      size.y.data<double>()[i] *= std::abs(z.data<double>()[i]) / (1 + std::exp(-z.data<double>()[i]));
     Tensor checkpoints;
     const Results got = kernel_of<T>(stream(), c, in, &checkpoints),
                   again = kernel_of<T>(stream(), c, in, &checkpoints);
     expect_close(std::string(c.name) + " y", got.y, expected.y, size.y, kRoundings);
-    expect_close(std::string(c.name) + " state", got.state, expected.state, size.state, kRoundings);
+    expect_close(std::string(c.name) + " state", got.state, expected.state, both_parts(c, size.state), kRoundings);
     EXPECT_TRUE(same_bits(got.y, again.y) && same_bits(got.state, again.state)) << c.name;
     if (c.checkpoints) check_checkpoints(c, in, checkpoints);
   }
@@ -126,17 +139,28 @@ TEST_F(CudaSelectiveScanForward, Tiled) {
              {.name = "sliced rows", .wide = 104}});
 }
 
+// 9 tiles of few channels: blocks of 40 channels.
+TEST_F(CudaSelectiveScanForward, TiledNarrow) {
+  check_all({{.name = "narrow", .l = 141},
+             {.name = "narrow, bare", .l = 141, .bare = true},
+             {.name = "narrow, state", .l = 144, .state = true, .in_place = true, .checkpoints = true},
+             {.name = "narrow, reverse", .l = 141, .reverse = true, .state = true, .checkpoints = true},
+             {.name = "narrow, resets", .l = 141, .state = true, .resets = true, .checkpoints = true},
+             {.name = "narrow groups", .l = 141, .d = 640, .groups_B = 2, .checkpoints = true},
+             {.name = "narrow, sliced rows", .l = 141, .wide = 104}});
+}
+
 TEST_F(CudaSelectiveScanForward, Pieces) {
   check_all(
       {{.name = "long", .b = 1, .l = 3000, .d = 64, .state = true, .checkpoints = true},
        {.name = "in place", .l = 999, .d = 72, .reverse = true, .state = true, .in_place = true, .resets = true}});
 }
 
-// The first pass over a piece stops where nothing before reaches its end.
+// The first pass over a piece stops where nothing before reaches its end: pieces have 1250 tokens.
 TEST_F(CudaSelectiveScanForward, PiecesForgotten) {
-  check_all(
-      {{.name = "forgotten", .b = 1, .l = 14000, .d = 8, .state = true, .checkpoints = true, .forgets = true},
-       {.name = "forgotten, reverse", .b = 1, .l = 13999, .d = 8, .reverse = true, .resets = true, .forgets = true}});
+  check_all({{.name = "forgotten", .b = 1, .l = 40000, .d = 8, .state = true, .checkpoints = true, .forgets = true},
+             {.name = "forgotten, reverse", .b = 1, .l = 39999, .d = 8, .reverse = true, .forgets = true},
+             {.name = "reset", .b = 1, .l = 9999, .d = 8, .state = true, .resets = true, .forgets = true}});
 }
 
 TEST_F(CudaSelectiveScanForward, Packed) {

@@ -3,6 +3,8 @@
 #include <cmath>
 #include <limits>
 #include <span>
+#include <string>
+#include <thread>
 #include <vector>
 
 #include "kernels/elementwise.h"
@@ -278,6 +280,27 @@ TEST_F(SmallOpsCuda, CrossEntropyWithRoundedGradients) {
     expect_rounded_gradient<bfloat16>(v);
     expect_rounded_gradient<float16>(v);
   }
+}
+
+// A launch needs leave for its shared memory. Calls of another thread that need less do not take it back.
+TEST_F(SmallOpsCuda, CrossEntropyOfTwoThreads) {
+  auto calls = [](std::int64_t v) {
+    const Tensor x = Tensor::zeros({1, v}, DType::kF32, kGpu), id = Tensor::zeros({1}, DType::kI32, kGpu);
+    const CrossEntropyRowsParams<float> p{
+        1, v, x.data<float>(), v, id.data<std::int32_t>(), nullptr, x.data<float>(), v, 0.125};
+    for (int i = 0; i < 3000; ++i) cuda::cross_entropy_rows(cuda::current_stream(0), p);
+  };
+  std::string error;
+  std::thread other([&] {
+    try {
+      calls(27000);  // two rows have room at once: the kernel for up to 113 KiB of them
+    } catch (const Error& e) {
+      error = e.what();
+    }
+  });
+  EXPECT_NO_THROW(calls(12500));
+  other.join();
+  EXPECT_EQ(error, "");
 }
 
 // More rows than multiprocessors, of which each has one at a time: as one by one.

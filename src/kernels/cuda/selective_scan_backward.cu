@@ -1,5 +1,6 @@
 // Backward of selective_scan: memory and segments of a call, and the choice between the kernel in tiles and the one
 // for any shape.
+#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -36,6 +37,16 @@ int tiled_warps(const Stream& stream, const SelectiveScanParams<T, float>& p,
     if (whole(p.B.shape[2]) && whole(p.C.shape[2]) && grad_shared_bytes<T, false>(warps) <= limit) return warps;
   }
   return 0;
+}
+
+// Whether a block has warps of their own for sums over channels: 16-bit numbers, 128 channels, and code in which
+// registers move, which has as many threads.
+template <class T>
+bool has_adders(int warps) {
+  if constexpr (sizeof(T) == 2)
+    return warps == kMostWarps &&
+           most_threads(selective_scan_bwd_tiled<T, false, true>) >= kMostWarps * kThreadsOfWarp<true>;
+  return false;
 }
 
 // What both kernels need besides the inputs, in memory of one call.
@@ -139,28 +150,55 @@ void run_any(const Stream& stream, Plan<T>& plan) {
   }
 }
 
-// How sequences are cut; at least 4 chunks a piece.
+// How sequences are cut; at least 4 chunks a piece, but for the first of unequal ones.
 struct Cut {
-  int pieces = 1;
+  int pieces = 1, finer = 1;
+  std::int64_t large = 1;  // chunks of all pieces but the first
   bool in_turn = false;
   double cost = 0;
 };
 
-// Times are in chunks of a block; blocks come in waves of `room`. Pieces side by side need a pass for their ends;
-// pieces in turn are no faster than the chunks of a sequence.
-Cut choose_cut(std::int64_t blocks, std::int64_t chunks, std::int64_t room) {
-  constexpr double kPassOne = 0.25, kLaunch = 3, kBegin = 1;
-  constexpr int kMost = 64;
-  auto pass = [&](std::int64_t count, std::int64_t each) {
-    return static_cast<double>(divide_up(count, room)) * (static_cast<double>(each) + kBegin) + kLaunch;
+// When blocks end that take places as they come: `count` of `each` chunks, then `rest_count` of `rest`.
+double end_of(std::int64_t count, std::int64_t each, std::int64_t rest_count, std::int64_t rest, std::int64_t room) {
+  constexpr double kBegin = 1;
+  const double large = static_cast<double>(each) + kBegin, small = static_cast<double>(rest) + kBegin;
+  const double full = static_cast<double>(count / room) * large;  // until then all places are taken
+  const auto busy = static_cast<double>(count % room), idle = static_cast<double>(room) - busy;
+  const double end = full + (busy > 0 ? large : 0);
+  if (rest == 0 || rest_count == 0) return end;
+  const double beside = std::floor((end - full) / small) * idle;  // smaller ones that end before the last large one
+  return end + std::ceil(std::max(static_cast<double>(rest_count) - beside, 0.0) / static_cast<double>(room)) * small;
+}
+
+// Times are in chunks of a block. Pieces side by side need a pass for their ends, which seldom walks all of a long
+// part; pieces in turn are no faster than the chunks of a sequence.
+Cut choose_cut(std::int64_t blocks, std::int64_t chunks, std::int64_t room, std::int64_t processors) {
+  constexpr double kPassOne = 0.4, kLaunch = 3;
+  constexpr std::int64_t kLongPart = 192, kMost = 64;
+  Cut best{1, 1, 1, false, end_of(blocks, chunks, 0, 0, room)};
+  auto consider = [&](const Cut& cut) {
+    if (cut.cost < best.cost) best = cut;
   };
-  Cut best{1, false, pass(blocks, chunks)};
-  for (int pieces = 2; pieces <= kMost && chunks / pieces >= 4; ++pieces) {
-    const std::int64_t each = divide_up(chunks, pieces);
-    const Cut side{pieces, false, pass(blocks * pieces, each) + kPassOne * pass(blocks * (pieces - 1), each)};
-    const Cut turn{pieces, true, pass(std::max(blocks, room) * pieces, each)};
-    for (const Cut& cut : {side, turn})
-      if (cut.cost < best.cost) best = cut;
+  for (std::int64_t pieces = 2; pieces <= kMost && chunks / pieces >= 4; ++pieces) {
+    const std::int64_t even = divide_up(chunks, pieces);
+    if (blocks >= room) {
+      consider({static_cast<int>(pieces), 1, even, true, end_of(blocks * pieces, even, 0, 0, room)});
+      continue;
+    }
+    if (blocks * (pieces - 1) > room) break;
+    const std::int64_t balanced = divide_up(blocks * chunks, room);
+    for (const std::int64_t large : {even, balanced, balanced + 1, balanced + 2, balanced + 4}) {
+      const std::int64_t rest = chunks - (pieces - 1) * large;
+      if (large < 4 || rest <= 0 || rest > large) continue;
+      for (const int finer : {1, 2, 4}) {
+        const std::int64_t part = divide_up(large, finer);
+        if (finer > 1 && (part < 4 || large > kLongPart)) break;
+        const double one =
+            end_of(blocks * (pieces - 1) * finer, std::min(part, kLongPart), 0, 0, kEndsTogether * processors);
+        const double two = end_of(blocks * (pieces - 1), large, blocks, rest, room);
+        consider({static_cast<int>(pieces), finer, large, false, two + kPassOne * one + kLaunch});
+      }
+    }
   }
   return best;
 }
@@ -174,21 +212,29 @@ void run_tiled(const Stream& stream, Plan<T>& plan, int warps) {
   auto shared_of = [&](bool ends_only) {
     return static_cast<std::size_t>(ends_only ? grad_shared_bytes<T, true>(warps) : grad_shared_bytes<T, false>(warps));
   };
-  allow_shared_bytes(selective_scan_bwd_tiled<T, false>, shared_of(false));
-  allow_shared_bytes(selective_scan_bwd_tiled<T, true>, shared_of(true));
+  const bool adders = has_adders<T>(warps);
+  auto* const ends = selective_scan_bwd_tiled<T, true, false>;
+  auto* const gradients =
+      adders ? selective_scan_bwd_tiled<T, false, sizeof(T) == 2> : selective_scan_bwd_tiled<T, false, false>;
+  const int threads = warps * (adders ? kThreadsOfWarp<true> : kThreadsOfWarp<false>);
+  allow_shared_bytes(gradients, shared_of(false));
+  allow_shared_bytes(ends, shared_of(true));
   int at_once = 0;  // blocks of a multiprocessor
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, selective_scan_bwd_tiled<T, false>,
-                                                      warps * kThreadsOfWarp, shared_of(false)),
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, gradients, threads, shared_of(false)),
         "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
-  const Cut cut = choose_cut(blocks, divide_up(p.u.shape[0] * p.u.shape[1] / slots, kScanChunk),
-                             std::int64_t{at_once} * multiprocessors(stream.device));
+  const std::int64_t chunks = std::max<std::int64_t>(divide_up(p.u.shape[0] * p.u.shape[1] / slots, kScanChunk), 1);
+  const Cut cut = choose_cut(blocks, chunks, std::int64_t{at_once} * multiprocessors(stream.device),
+                             multiprocessors(stream.device));
   plan.allocate(stream, slots * cut.pieces, cut.in_turn);
   GradPieces pieces;
   pieces.pieces = cut.pieces;
+  pieces.finer = cut.finer;
+  pieces.large = cut.large;
+  pieces.total = chunks;
   const bool side_by_side = cut.pieces > 1 && !cut.in_turn;
   if (side_by_side) {
-    pieces.ends = plan.scratch.template allocate<float>(slots * cut.pieces * p.d * kGradStates);
-    pieces.sums = plan.scratch.template allocate<float>(slots * cut.pieces * p.d);
+    pieces.ends = plan.scratch.template allocate<float>(slots * pieces.parts() * p.d * kGradStates);
+    pieces.sums = plan.scratch.template allocate<float>(slots * pieces.parts() * p.d);
   }
   if (cut.in_turn) {
     pieces.turns = plan.scratch.template allocate<int>(blocks + 1);
@@ -196,21 +242,21 @@ void run_tiled(const Stream& stream, Plan<T>& plan, int warps) {
   }
   auto launch = [&](auto* kernel, bool ends_only, const ScanSegment& segment, float* carry_out) {
     LaunchShape shape;
-    shape.grid = static_cast<unsigned>(blocks * (cut.pieces - (ends_only ? 1 : 0)));
-    shape.threads = static_cast<unsigned>(warps * kThreadsOfWarp);
+    shape.grid = static_cast<unsigned>(blocks * (ends_only ? (cut.pieces - 1) * cut.finer : cut.pieces));
+    shape.threads = static_cast<unsigned>(ends_only ? warps * kThreadsOfWarp<false> : threads);
     shape.shared_bytes = shared_of(ends_only);
     shape.early = side_by_side && !ends_only;  // behind pass one
     launch_dependent(kernel, shape, stream, p, plan.g, plan.checkpoints, segment, pieces, plan.sums, carry_out);
   };
   plan.run(stream, [&](const ScanSegment& segment, float* carry_out) {
-    if (side_by_side) launch(selective_scan_bwd_tiled<T, true>, true, segment, carry_out);
-    if (!cut.in_turn) return launch(selective_scan_bwd_tiled<T, false>, false, segment, carry_out);
+    if (side_by_side) launch(ends, true, segment, carry_out);
+    if (!cut.in_turn) return launch(gradients, false, segment, carry_out);
     // A piece has read what it was handed before it hands on its own: one buffer does.
     check(cudaMemsetAsync(pieces.turns, 0, static_cast<std::size_t>(blocks + 1) * sizeof(int), handle_of(stream)),
           "cudaMemsetAsync");
     ScanSegment own = segment;
     own.carry = plan.carry[0];
-    launch(selective_scan_bwd_tiled<T, false>, false, own, plan.carry[0]);
+    launch(gradients, false, own, plan.carry[0]);
   });
 }
 

@@ -1,7 +1,7 @@
 // The helper warps of selective_scan's tiled backward (selective_scan_backward_tiled.cuh). A helper warp serves two
 // scan warps: before the recurrence of a chunk it copies their inputs and makes step sizes, gradients before the gate
-// and slopes; after each quarter of a chunk it adds up dB and dC over channels, after each half it makes the gradients
-// of u, dt and z. Scan warps have 2 of 4 warps' registers full of states and no time for any of this.
+// and slopes, after each half of a chunk the gradients of u, dt and z. Scan warps have 2 of 4 warps' registers full of
+// states and no time for any of this. Sums over channels are in selective_scan_backward_adder.cuh.
 //
 // Chunks are walked from the last to the first, and a chunk's upper half before its lower one; where only the ends of
 // pieces are wanted, the other way (see walk_ends). `turn` counts chunks as they are walked. A helper thread has one
@@ -23,15 +23,20 @@ inline constexpr int kGradStates = 16, kWarpChannels = 16, kPairChannels = 2 * k
 inline constexpr int kHalf = 8, kQuarter = 4;  // tokens
 inline constexpr int kLaneChannels = 8;        // of a helper thread
 inline constexpr int kMostWarps = 8;           // scan warps of a block, or half of them
-inline constexpr int kThreadsOfWarp = 48;      // of a scan warp and its half of a helper warp
+template <bool kAdders>
+inline constexpr int kThreadsOfWarp = kAdders ? 64 : 48;  // of a scan warp and its halves of a helper and an adder
 
-// How a segment is cut. ends and sums, (s,pieces,d,16) and (s,pieces,d): pieces run side by side, after a pass that
-// finds their ends. turns, (s,tiles) zeros, and tickets, a zero: pieces run one after the other and hand on what they
-// carry.
+// How a segment is cut: each piece has `large` of every `total` chunks, rounded up, and the first what is left.
+// ends and sums, (s,parts,d,16) and (s,parts,d): pieces run side by side, after a pass that finds their ends, of
+// `finer` parts of a piece each. turns, (s,tiles) zeros, and tickets, a zero: pieces run one after the other and hand
+// on what they carry.
 struct GradPieces {
-  int pieces = 1;
+  int pieces = 1, finer = 1;
+  std::int64_t large = 1, total = 1;
   float *ends = nullptr, *sums = nullptr;
   int *turns = nullptr, *tickets = nullptr;
+
+  COLUBER_HD int parts() const { return pieces * finer; }
 };
 
 // What a scan warp reads. Pairs of channels of a token are swizzled: grad_steps_at, grad_pair_at.
@@ -66,6 +71,7 @@ struct GradPairShared {
   float4 slopes[kEndsOnly ? 1 : kGradHalves<false>][4][32];  // of dt, and of z times grad_y, of a helper thread
   GradWarpShared<kEndsOnly> warps[2];
   Meeting full[2], free[2];  // upper and lower quarters of halves; ends only: even and odd chunks
+  Meeting out_free;          // of halves: GradWarpShared::out has been read
 };
 
 struct GradBlockShared {
@@ -130,11 +136,10 @@ class GradHelper {
  public:
   using Pair = GradPairShared<T, kEndsOnly>;
 
-  // index: of the helper warp; totals: [2][helpers][token][quad].
+  // index: of the helper warp.
   __device__ GradHelper(const SelectiveScanParams<T, float>& p, const SelectiveScanGradParams<T, float>& g,
-                        const GradPlace& place, GradBlockShared& block, Pair& pair, float4 (*totals)[kScanChunk][8],
-                        int index, int helpers)
-      : p_(p), place_(place), block_(block), pair_(pair), totals_(totals), index_(index), helpers_(helpers) {
+                        const GradPlace& place, GradBlockShared& block, Pair& pair, int index)
+      : p_(p), place_(place), block_(block), pair_(pair), index_(index) {
     lane_ = threadIdx.x % 32;
     quad_ = lane_ % 4;
     const std::int64_t c = place.channel0 + channel();
@@ -148,17 +153,6 @@ class GradHelper {
       du_ = GradRow<T>(g.grad_u, place, token, c);
       ddt_ = GradRow<T>(g.grad_dt, place, token, c);
       dz_ = GradRow<T>(g.grad_z, place, token, c);
-    }
-    thread_ = index * 32 + lane_;
-    if (thread_ < kRowThreads) {
-      auto at = [&](const View<const T, 4>& view) {
-        return view.ptr(place.q.row, place.token(chunk_of(0), thread_ / 4), place.channel0 / (p.d / view.shape[2]),
-                        thread_ % 4 * 4);
-      };
-      B_ = at(p.B);
-      C_ = at(p.C);
-      if (p.resets && thread_ % 4 == 0) resets_ = p.resets.ptr(place.q.row, place.token(chunk_of(0), thread_ / 4));
-      load_rows(0);
     }
   }
 
@@ -175,7 +169,7 @@ class GradHelper {
     commit_copies();
   }
 
-  // The first two chunks.
+  // The first chunk, and asks for the second.
   __device__ __forceinline__ void begin() {
     ask();
     ask();
@@ -184,25 +178,9 @@ class GradHelper {
   }
   // A half of a chunk, the upper one first; the lower one completes it.
   __device__ __forceinline__ void prepare_half(int turn, int half) {
-    if (half == 1) {
-      wait_copies<1>();
-      store_rows(turn);
-    }
+    if (half == 1) wait_copies<1>();
     prepare(turn, half);
     if (half == 0) block_.ready[turn & 1].arrive();
-  }
-
-  // Rows of B and C and resets of a chunk; those of the next are asked for.
-  __device__ __forceinline__ void store_rows(int turn) {
-    if (thread_ >= kRowThreads) return;
-    const int buffer = turn & 1, token = thread_ / 4;
-    float x[4];
-    widen(raw_B_, x);
-    block_.B[buffer][token][thread_ % 4] = make_float4(x[0], x[1], x[2], x[3]);
-    widen(raw_C_, x);
-    block_.C[buffer][token][thread_ % 4] = make_float4(x[0], x[1], x[2], x[3]);
-    if (thread_ % 4 == 0) reinterpret_cast<float*>(block_.forget[buffer])[token] = reset_ ? -1e30f : 0.0f;
-    load_rows(turn + 1);
   }
 
   // Step sizes, gradients before the gate and slopes of half `half` of a chunk. Tokens that are none change nothing:
@@ -264,18 +242,6 @@ class GradHelper {
           make_float4(grad[i], grad[i + 1], grad[i + 2], grad[i + 3]);
   }
 
-  // Adds up dB and dC of a quarter over the channels of both warps. A lane has one quad of one token.
-  __device__ __forceinline__ void add_quarter(int turn, int quarter) {
-    const int slot = quarter % 2 == 0, token = lane_ / 8, quad = lane_ % 8;
-    float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      const float4 x = pair_.warps[i / 8].sums[slot][token][i % 8][quad ^ (i % 2 * 4)];
-      sum.x += x.x, sum.y += x.y, sum.z += x.z, sum.w += x.w;
-    }
-    totals_[(turn & 1) * helpers_ + index_][quarter * kQuarter + token][quad] = sum;
-  }
-
   // Gradients of a half that has been walked.
   __device__ __forceinline__ void finish(int turn, int half) {
     const int k = chunk_of(turn), token = half * kHalf + lane_ / 4, slot = slot_of(turn, half);
@@ -326,26 +292,6 @@ class GradHelper {
     if (half == 0) du_.next(kStep), ddt_.next(kStep), dz_.next(kStep);
   }
 
-  // dB and dC of a chunk, of all warps.
-  __device__ __forceinline__ void leave_totals(int turn, float* slab) const {
-    const int k = chunk_of(turn);
-    float4* to = reinterpret_cast<float4*>(slab + std::int64_t{k} * (kScanChunk * 2 * kGradStates));
-    for (int i = thread_; i < kScanChunk * 8; i += helpers_ * 32) {
-      if (!place_.has(k, i / 8)) continue;
-      float4 sum = make_float4(0, 0, 0, 0);
-      for (int helper = 0; helper < helpers_; ++helper) {
-        const float4 x = totals_[(turn & 1) * helpers_ + helper][i / 8][i % 8];
-        sum.x += x.x, sum.y += x.y, sum.z += x.z, sum.w += x.w;
-      }
-      to[i] = sum;
-    }
-  }
-
-  // All helpers of the block.
-  __device__ __forceinline__ void meet() const {
-    asm volatile("bar.sync 1, %0;" ::"r"(helpers_ * 32) : "memory");
-  }
-
   // Sums over tokens of a lane's channels, left to the lanes of token 0: dD and d dt_bias; ends only: of dt.
   template <class F>
   __device__ __forceinline__ void leave_sums(F&& leave) {
@@ -365,7 +311,6 @@ class GradHelper {
   }
 
  private:
-  static constexpr int kRowThreads = 64;  // load rows of B and C: 4 states of a token
   static constexpr int kStep = kEndsOnly ? 1 : -1;
 
   __device__ __forceinline__ int chunk_of(int turn) const {
@@ -379,21 +324,6 @@ class GradHelper {
     return index_ * kPairChannels + channel_in_pair();
   }
 
-  __device__ __forceinline__ void load_rows(int turn) {
-    const int k = chunk_of(turn);
-    const bool there = turn < place_.count && place_.has(k, thread_ / 4);
-    raw_B_ = {};
-    raw_C_ = {};
-    reset_ = false;
-    if (there) {
-      raw_B_ = load_raw<4>(B_);
-      raw_C_ = load_raw<4>(C_);
-      reset_ = resets_ != nullptr && *resets_ != 0;
-    }
-    B_ += p_.B.strides[1] * (place_.q.sign * kStep * kScanChunk);
-    C_ += p_.C.strides[1] * (place_.q.sign * kStep * kScanChunk);
-    if (resets_ != nullptr) resets_ += p_.resets.strides[1] * (place_.q.sign * kStep * kScanChunk);
-  }
   __device__ __forceinline__ void copy(T (&tile)[kScanChunk][kPairChannels], GradRow<const T>& row, int k) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -413,14 +343,10 @@ class GradHelper {
   const GradPlace& place_;
   GradBlockShared& block_;
   Pair& pair_;
-  float4 (*totals_)[kScanChunk][8];
-  int index_, helpers_, lane_, quad_, thread_, asked_ = 0;
-  bool valid_, reset_ = false;
+  int index_, lane_, quad_, asked_ = 0;
+  bool valid_;
   GradRow<const T> dt_, grad_y_, z_, u_;
   GradRow<T> du_, ddt_, dz_;
-  const T *B_ = nullptr, *C_ = nullptr;
-  const std::uint8_t* resets_ = nullptr;
-  Raw<T, 4> raw_B_{}, raw_C_{};
   float sums_[2][8] = {};
 };
 

@@ -2,7 +2,9 @@
 //
 // A block has up to 128 channels: scan warps with 16 channels x 16 states each, a thread 2 channels x 4 states (lane /
 // 4 is the pair of channels, lane % 4 the four states), and a helper warp for every two of them, which does what comes
-// before and after the recurrence (selective_scan_backward_helper.cuh). Chunks of 16 tokens are walked from the end:
+// before and after the recurrence (selective_scan_backward_helper.cuh). Sums over channels are made by as many adder
+// warps (selective_scan_backward_adder.cuh) where registers move between warps and 128 channels of 16-bit numbers fit,
+// else by the helpers. Chunks of 16 tokens are walked from the end:
 // states of tokens 0 to 11 once, to know those before each quarter, then each quarter again with its 4 x 8 states and
 // decays in registers, and the adjoint back through it: 1.75 exponentials an element, in registers for three warps
 // a scheduler.
@@ -16,13 +18,15 @@
 // f32 additions: 2 channels in a thread, 8 threads and two warps by a helper through shared memory, helpers, blocks
 // through the slab.
 //
-// Few sequences and channels: a segment is cut into pieces. Pass one walks all pieces but the first from an adjoint of
-// zero and leaves what it sends back and its sum of dt; pass two begins piece k with what the pieces after it leave.
+// Few sequences and channels: a segment is cut into pieces. Pass one walks all pieces but the first, in one or several
+// parts each, from an adjoint of zero and leaves what a part sends back and its sum of dt; pass two begins piece k with
+// what the parts after it leave. The first piece may be shorter: it takes the places that are left when the others run.
 // Blocks for two waves and a bit: pieces too, but one after the other, so that the last wave is short. Blocks take
 // tickets, and those of the last pieces come first: whoever is waited for has started.
 #pragma once
 
-#include "kernels/cuda/selective_scan_backward_helper.cuh"
+#include "kernels/cuda/common/registers.cuh"
+#include "kernels/cuda/selective_scan_backward_adder.cuh"
 
 namespace coluber::cuda {
 
@@ -75,8 +79,8 @@ __device__ void enter_piece(const SelectiveScanGradParams<T, float>& g, const Sc
       adjoint[i] = g.grad_state_out ? g.grad_state_out(slot, c, n + i) : 0.0f;
   }
   if (pieces.ends == nullptr) return;
-  for (int k = pieces.pieces - 1; k > piece; --k) {
-    const std::int64_t at = (slot * pieces.pieces + k) * d + c;
+  for (int k = pieces.parts() - 1; k >= (piece + 1) * pieces.finer; --k) {
+    const std::int64_t at = (slot * pieces.parts() + k) * d + c;
     const float sum = pieces.sums[at];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -100,6 +104,9 @@ __device__ __forceinline__ void end_turn(int* turn, int now) {
   __syncthreads();
   if (threadIdx.x == 0) asm volatile("st.release.gpu.s32 [%0], %1;" ::"l"(turn), "r"(now) : "memory");
 }
+
+inline constexpr int kScanRegisters = 168, kHelperRegisters = 112, kAdderRegisters = 64;
+inline constexpr int kEndsTogether = 2;  // blocks of a multiprocessor in pass one
 
 // A thread's numbers over the whole piece.
 struct GradThread {
@@ -234,7 +241,8 @@ __device__ __forceinline__ void enter_chunk(const SelectiveScanParams<T, float>&
 
 template <class T>
 __device__ __forceinline__ void leave_half(GradPairShared<T, false>& pair, GradWarpShared<false>& w,
-                                           const HalfSums& sums, const GradLane& at) {
+                                           const HalfSums& sums, const GradLane& at, int halves_before) {
+  pair.out_free.wait(halves_before - 1);
 #pragma unroll
   for (int which = 0; which < kStateSums; ++which)
 #pragma unroll
@@ -307,7 +315,7 @@ __device__ __forceinline__ void walk_chunks(const SelectiveScanParams<T, float>&
       }
       grad_quarter<T, 0>(s, sums, w, rows_B, rows_C, block.forget[buffer] + half * 2, slot, pair.free, turn, half, h,
                          at, column_B, column_C);
-      leave_half(pair, w, sums, at);
+      leave_half(pair, w, sums, at, 2 * turn + 1 - half);
       if (half == 1) {
         unpack(w.middle[0][0][at.lane], h[0]);
         unpack(w.middle[0][1][at.lane], h[1]);
@@ -363,75 +371,20 @@ __device__ __forceinline__ void walk_ends(const GradPlace& place, bool softplus,
   }
 }
 
-// The chunks of a piece for a helper warp. Of the next chunk, the upper half takes the place of the half before this
-// chunk, the lower one that of this chunk's upper half.
-template <class T>
-__device__ __forceinline__ void help_chunks(GradHelper<T, false>& helper, GradBlockShared& block,
-                                            GradPairShared<T, false>& pair, int count, float* slab) {
-  helper.begin();
-#pragma unroll 1
-  for (int turn = 0; turn < count; ++turn) {
-    const bool more = turn + 1 < count;
-    helper.ask();
-    if (more) helper.prepare_half(turn + 1, 1);
-#pragma unroll 1
-    for (int half = 1; half >= 0; --half) {
-      pair.full[0].wait(2 * turn + 1 - half);
-      helper.add_quarter(turn, 2 * half + 1);
-      pair.free[0].arrive();
-      pair.full[1].wait(2 * turn + 1 - half);
-      helper.add_quarter(turn, 2 * half);
-      helper.finish(turn, half);
-      pair.free[1].arrive();
-      if (half == 1 && more) helper.prepare_half(turn + 1, 0);
-    }
-    helper.meet();
-    helper.leave_totals(turn, slab);
-  }
-  wait_copies<0>();
-}
-
-// The same for walk_ends.
-template <class T>
-__device__ __forceinline__ void help_ends(GradHelper<T, true>& helper, GradBlockShared& block,
-                                          GradPairShared<T, true>& pair, int count, int warps) {
-  helper.begin();
-#pragma unroll 1
-  for (int turn = 0; turn + 1 < count; ++turn) {
-    helper.ask();
-    if (turn > 0) {
-      const int before = (turn - 1) & 1;
-      pair.full[before].wait((turn - 1) >> 1);
-      helper.meet();  // all warps are through with the chunk before this one
-      bool all = true;
-      for (int warp = 0; warp < warps; ++warp) all = all && block.decayed[before][warp] != 0;
-      if (all) {
-        if (threadIdx.x == warps * 32) block.stop[(turn + 1) & 1] = 1;
-        block.ready[(turn + 1) & 1].arrive();
-        break;
-      }
-    }
-    helper.prepare_half(turn + 1, 1);
-    helper.prepare_half(turn + 1, 0);
-  }
-  wait_copies<0>();
-}
-
-// What a scan thread leaves of its piece.
+// What a scan thread leaves of its piece; at: of all pieces or, ends only, parts of pieces.
 template <bool kEndsOnly, class T>
 __device__ void leave_piece(const SelectiveScanGradParams<T, float>& g, const GradPieces& pieces,
                             const ScanTokenSums& sums, float* carry_out, const GradThread& s, std::int64_t d,
-                            std::int64_t slot, int piece, bool is_first, std::int64_t c, int n) {
+                            std::int64_t slot, int piece, std::int64_t at, bool is_first, std::int64_t c, int n) {
   if (c >= d) return;
-  const std::int64_t part = slot * pieces.pieces + piece;
 #pragma unroll
   for (int i = 0; i < 2; ++i)
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       if constexpr (kEndsOnly) {
-        pieces.ends[(part * d + c + i) * kGradStates + n + k] = s.adjoint[i][k];
+        pieces.ends[(at * d + c + i) * kGradStates + n + k] = s.adjoint[i][k];
       } else {
-        sums.A[(part * (kGradStates + 1) + n + k) * d + c + i] += s.dA[i][k];
+        sums.A[(at * (kGradStates + 1) + n + k) * d + c + i] += s.dA[i][k];
         if (piece == 0 ? !is_first : pieces.turns != nullptr)
           carry_out[(slot * d + c + i) * kGradStates + n + k] = s.adjoint[i][k];
         if (piece == 0 && is_first && g.grad_state_in) g.grad_state_in(slot, c + i, n + k) = s.adjoint[i][k];
@@ -439,15 +392,18 @@ __device__ void leave_piece(const SelectiveScanGradParams<T, float>& g, const Gr
     }
 }
 
-template <class T, bool kEndsOnly>
-__global__ void __launch_bounds__(kMostWarps* kThreadsOfWarp, 1)
+// kAdders: warps of their own add up dB and dC; of 128 registers that a warp starts with, scan warps get 168, helpers
+// 112 and adders 64.
+template <class T, bool kEndsOnly, bool kAdders>
+__global__ void __launch_bounds__(kMostWarps* kThreadsOfWarp<kAdders && kMovesRegisters>, kEndsOnly ? kEndsTogether : 1)
     selective_scan_bwd_tiled(const __grid_constant__ SelectiveScanParams<T, float> p,
                              const __grid_constant__ SelectiveScanGradParams<T, float> g, const float* checkpoints,
                              const ScanSegment segment, const GradPieces pieces, const ScanTokenSums sums,
                              float* carry_out) {
+  if constexpr (kAdders && !kMovesRegisters) return;  // not launched
   extern __shared__ float4 tiled_shared[];
   let_next_start();
-  const int warp = threadIdx.x / 32, warps = blockDim.x / kThreadsOfWarp, helpers = warps / 2;
+  const int warp = threadIdx.x / 32, warps = blockDim.x / kThreadsOfWarp<kAdders>, helpers = warps / 2;
   auto& block = *reinterpret_cast<GradBlockShared*>(tiled_shared);
   auto* const pairs = reinterpret_cast<GradPairShared<T, kEndsOnly>*>(&block + 1);
 
@@ -459,7 +415,8 @@ __global__ void __launch_bounds__(kMostWarps* kThreadsOfWarp, 1)
   }
   const std::int64_t unit = pieces.tickets != nullptr ? ticket : blockIdx.x, units = scan_slots(p) * segment.tiles;
   const std::int64_t turn = unit % units, slot = turn / segment.tiles, tile = turn - slot * segment.tiles;
-  const int piece = pieces.pieces - 1 - static_cast<int>(unit / units);
+  const int from_last = static_cast<int>(unit / units), finer = kEndsOnly ? pieces.finer : 1;
+  const int piece = pieces.pieces - 1 - from_last / finer, part = from_last % finer;
   GradPlace place;
   place.q = scan_sequence(p, slot);
   place.channel0 = tile * warps * kWarpChannels;
@@ -467,9 +424,13 @@ __global__ void __launch_bounds__(kMostWarps* kThreadsOfWarp, 1)
   const std::int64_t end = max((place.q.position + place.q.length + kScanChunk - 1) / kScanChunk, begin + 1);
   const std::int64_t first = max(begin, segment.first), all = min(end, segment.end) - first;
   if (all <= 0) return;
-  const std::int64_t each = (all + pieces.pieces - 1) / pieces.pieces;
-  place.first = first + min(piece * each, all);
-  place.count = static_cast<int>(first + min((piece + 1) * each, all) - place.first);
+  const std::int64_t each = (all * pieces.large + pieces.total - 1) / pieces.total;
+  const std::int64_t behind = max(all - (pieces.pieces - 1 - piece) * each, std::int64_t{0});  // chunks up to its end
+  const std::int64_t before = piece == 0 ? 0 : max(behind - each, std::int64_t{0});
+  const std::int64_t fine = (each + finer - 1) / finer;
+  place.first = first + min(before + part * fine, behind);
+  place.count = static_cast<int>(first + (finer == 1 ? behind : min(before + (part + 1) * fine, behind)) - place.first);
+  const std::int64_t at_part = kEndsOnly ? slot * pieces.parts() + piece * finer + part : slot * pieces.pieces + piece;
   place.begin = static_cast<int>(max(place.q.position - place.first * kScanChunk, std::int64_t{0}));
   place.end = static_cast<int>(
       min(place.q.position + place.q.length - place.first * kScanChunk, std::int64_t{place.count} * kScanChunk));
@@ -481,39 +442,52 @@ __global__ void __launch_bounds__(kMostWarps* kThreadsOfWarp, 1)
   }
   if (threadIdx.x < 2) {
     block.stop[threadIdx.x] = 0;
-    block.ready[threadIdx.x].init(helpers * 32);
+    block.ready[threadIdx.x].init((kAdders ? 2 : 1) * helpers * 32);
     for (int i = 0; i < helpers; ++i) {
       pairs[i].full[threadIdx.x].init(64);
       pairs[i].free[threadIdx.x].init(32);
+      if (threadIdx.x == 0) pairs[i].out_free.init(32);
     }
   }
   if (pieces.turns != nullptr)
     wait_for_turn(pieces.turns + turn, pieces.pieces - 1 - piece);
   else
     __syncthreads();
-  if (warp >= warps) {
-    const int index = warp - warps;
-    float* const slab = segment.slab + ((tile * p.u.shape[0] + place.q.row) * segment.positions() +
-                                        (place.first - segment.first) * kScanChunk) *
-                                           2 * kGradStates;
-    auto* const totals = reinterpret_cast<float4(*)[kScanChunk][8]>(pairs + helpers);
-    GradHelper<T, kEndsOnly> helper(p, g, place, block, pairs[index], totals, index, helpers);
-    if (place.count > 0) {
-      if constexpr (kEndsOnly)
-        help_ends(helper, block, pairs[index], place.count, warps);
-      else
-        help_chunks(helper, block, pairs[index], place.count, slab);
+  float* const slab = segment.slab + ((tile * p.u.shape[0] + place.q.row) * segment.positions() +
+                                      (place.first - segment.first) * kScanChunk) *
+                                         2 * kGradStates;
+  auto* const totals = reinterpret_cast<float4(*)[kScanChunk][8]>(pairs + helpers);
+  if (kAdders && warp >= warps + helpers) {
+    if constexpr (kAdders) {
+      leave_registers<kAdderRegisters>();
+      const int index = warp - warps - helpers;
+      GradAdder<T, kEndsOnly> adder(p, place, block, pairs[index], totals, index, helpers);
+      if (place.count > 0) add_chunks(adder, block, pairs[index], place.count, slab);
     }
-    const std::int64_t part = slot * pieces.pieces + piece;
+  } else if (warp >= warps) {
+    if constexpr (kAdders) leave_registers<kHelperRegisters>();
+    const int index = warp - warps;
+    GradHelper<T, kEndsOnly> helper(p, g, place, block, pairs[index], index);
+    if constexpr (kAdders) {
+      if (place.count > 0) help_chunks<T>(helper, nullptr, pairs[index], place.count, slab);
+    } else {
+      GradAdder<T, kEndsOnly> adder(p, place, block, pairs[index], totals, index, helpers);
+      if constexpr (kEndsOnly) {
+        if (place.count > 0) help_ends(helper, adder, block, pairs[index], place.count, warps);
+      } else {
+        if (place.count > 0) help_chunks(helper, &adder, pairs[index], place.count, slab);
+      }
+    }
     helper.leave_sums([&](std::int64_t c, float first_sum, float second_sum) {
       if constexpr (kEndsOnly) {
-        pieces.sums[part * p.d + c] = first_sum;
+        pieces.sums[at_part * p.d + c] = first_sum;
       } else {
-        sums.A[(part * (kGradStates + 1) + kGradStates) * p.d + c] += first_sum;
-        sums.dt_bias[part * p.d + c] += second_sum;
+        sums.A[(at_part * (kGradStates + 1) + kGradStates) * p.d + c] += first_sum;
+        sums.dt_bias[at_part * p.d + c] += second_sum;
       }
     });
   } else {
+    if constexpr (kAdders) take_registers<kScanRegisters>();
     if constexpr (!kEndsOnly) wait_for_inputs();  // ends of pieces; nothing is written before
     const GradLane at{static_cast<int>(threadIdx.x % 32), warp % 2};
     GradThread s;
@@ -535,7 +509,7 @@ __global__ void __launch_bounds__(kMostWarps* kThreadsOfWarp, 1)
       walk_ends(place, p.dt_softplus, c < p.d, warp, at, s, block, pairs[warp / 2]);
     else
       walk_chunks(p, checkpoints, place, c, at, s, block, pairs[warp / 2]);
-    leave_piece<kEndsOnly>(g, pieces, sums, carry_out, s, p.d, slot, piece, begin >= segment.first, c, n);
+    leave_piece<kEndsOnly>(g, pieces, sums, carry_out, s, p.d, slot, piece, at_part, begin >= segment.first, c, n);
   }
   if (pieces.turns != nullptr) end_turn(pieces.turns + turn, pieces.pieces - piece);
 }

@@ -179,13 +179,19 @@ bool step_fits(const SelectiveScanParams<T, float>& p) {
          rows_aligned(p.C, 4 * sizeof(T));
 }
 
+// Whether all channels of a block read the same rows of B and C.
+template <class Tile, class T>
+bool whole_groups(const SelectiveScanParams<T, float>& p) {
+  auto whole = [&](std::int64_t groups) { return groups == 1 || p.d / groups % Tile::kChannels == 0; };
+  return whole(p.B.shape[2]) && whole(p.C.shape[2]);
+}
+
 template <class T>
 bool tiled_fits(const SelectiveScanParams<T, float>& p) {
-  auto whole_groups = [&](std::int64_t groups) { return groups == 1 || p.d / groups % kTiledChannels == 0; };
   return !p.is_complex && p.n == kTiledStates && p.u.shape[1] < (std::int64_t{1} << 30) && !p.B_is_constant &&
-         !p.C_is_constant && p.d % kHelperChannels == 0 && whole_groups(p.B.shape[2]) && whole_groups(p.C.shape[2]) &&
-         rows_aligned(p.u, 16) && rows_aligned(p.dt, 16) && rows_aligned(p.z, 16) && rows_aligned(p.y, 16) &&
-         rows_aligned(p.B, 4 * sizeof(T)) && rows_aligned(p.C, 4 * sizeof(T));
+         !p.C_is_constant && p.d % 8 == 0 && whole_groups<WideTile>(p) && rows_aligned(p.u, 16) &&
+         rows_aligned(p.dt, 16) && rows_aligned(p.z, 16) && rows_aligned(p.y, 16) && rows_aligned(p.B, 4 * sizeof(T)) &&
+         rows_aligned(p.C, 4 * sizeof(T));
 }
 
 template <class T>
@@ -222,19 +228,28 @@ double pass_cost(std::int64_t blocks, std::int64_t tiles, std::int64_t processor
          kFill;
 }
 
-// How sequences are cut; at least 4 tiles a part. Pass one seldom walks all of a long part: these are left whole, and
-// there are no more of them than run at once.
-ScanPieces choose_pieces(std::int64_t blocks, std::int64_t tiles, std::int64_t processors) {
+// The same of blocks of few channels that have a multiprocessor each. Fitted: on an H200 they are faster at B1 D5120
+// with 2048 and 8192 tokens and at B1 D1536 L128, slower at B1 D4096 L2048, B1 D2560 L512 and B2 D768 L300.
+double narrow_cost(std::int64_t tiles) {
+  constexpr double kTile = 0.355, kBegin = 7.47;
+  return kTile * static_cast<double>(tiles) + kBegin;
+}
+
+// How sequences are cut, and the cost; at least 4 tiles a part. Pass one seldom walks all of a long part: these are
+// left whole, and there are no more of them than run at once.
+ScanPieces choose_pieces(std::int64_t blocks, std::int64_t tiles, std::int64_t processors, double& best_cost) {
   constexpr double kPassOne = 0.55;  // a tile without outputs, to one with them, when the multiprocessor is full
   constexpr int kMost = 32, kMostFiner = 4, kLongPart = 64;
+  constexpr std::int64_t kMostWalked = 192;  // tiles of a part in pass one, for steps as of trained models
   ScanPieces best;
-  double best_cost = pass_cost(blocks, tiles, processors, kTogether);
+  best_cost = pass_cost(blocks, tiles, processors, kTogether);
   for (int pieces = 2; pieces <= kMost && (pieces == 2 || blocks * pieces <= kTogether * processors); ++pieces)
     for (int finer = 1; finer <= kMostFiner && tiles / (pieces * finer) >= 4; ++finer) {
       const std::int64_t each = divide_up(tiles, pieces * finer);
       if (finer > 1 && each * finer > kLongPart) break;
-      const double one = kPassOne * kTogetherOne / kTogether *
-                         pass_cost(blocks * (pieces - 1) * finer, each, processors, kTogetherOne);
+      const double one =
+          kPassOne * kTogetherOne / kTogether *
+          pass_cost(blocks * (pieces - 1) * finer, std::min(each, kMostWalked), processors, kTogetherOne);
       const double cost = pass_cost(blocks * pieces, each * finer, processors, kTogether) + one;
       if (cost < best_cost) {
         best.pieces = pieces;
@@ -248,27 +263,34 @@ ScanPieces choose_pieces(std::int64_t blocks, std::int64_t tiles, std::int64_t p
 template <class T>
 void launch_tiled(const Stream& stream, const SelectiveScanParams<T, float>& p, float* checkpoints) {
   Scratch scratch(stream);
-  const std::int64_t slots = scan_slots(p), blocks = slots * divide_up(p.d, kTiledChannels);
-  const std::int64_t tokens = p.u.shape[0] * p.u.shape[1] / slots;  // of a sequence on average
-  ScanPieces pieces = choose_pieces(blocks, divide_up(tokens, kTileTokens), multiprocessors(stream.device));
-  auto launch = [&](auto* kernel, std::size_t shared, std::int64_t count, float* to, bool behind) {
+  const std::int64_t slots = scan_slots(p), blocks = slots * divide_up(p.d, WideTile::kChannels);
+  const std::int64_t tiles = divide_up(p.u.shape[0] * p.u.shape[1] / slots, kTileTokens);  // of a sequence on average
+  double cost = 0;
+  ScanPieces pieces = choose_pieces(blocks, tiles, multiprocessors(stream.device), cost);
+  auto launch = [&](auto* kernel, std::int64_t grid, int threads, std::size_t shared, float* to, bool behind) {
     allow_shared_bytes(kernel, shared);
     LaunchShape shape;
-    shape.grid = static_cast<unsigned>(blocks * count);
-    shape.threads = kTiledThreads;
+    shape.grid = static_cast<unsigned>(grid);
+    shape.threads = static_cast<unsigned>(threads);
     shape.shared_bytes = shared;
     shape.early = behind;
     launch_dependent(kernel, shape, stream, p, to, pieces);
   };
+  const std::int64_t narrow = slots * divide_up(p.d, NarrowTile::kChannels);
+  if (whole_groups<NarrowTile>(p) && narrow <= multiprocessors(stream.device) && narrow_cost(tiles) < cost) {
+    pieces = {};
+    return launch(selective_scan_fwd_tiled<T, false, NarrowTile>, narrow, NarrowTile::kThreads,
+                  sizeof(TiledShared<T, false, NarrowTile>), checkpoints, false);
+  }
   if (pieces.pieces > 1) {
     pieces.ends = scratch.allocate<float>(slots * pieces.parts() * p.d * kTiledStates);
     pieces.sums = scratch.allocate<float>(slots * pieces.parts() * p.d);
     pieces.start = scratch.allocate<float>(slots * p.d * kTiledStates);
-    launch(selective_scan_fwd_tiled<T, true>, sizeof(TiledShared<T, true>), (pieces.pieces - 1) * pieces.finer, nullptr,
-           false);
+    launch(selective_scan_fwd_tiled<T, true, WideTile>, blocks * (pieces.pieces - 1) * pieces.finer, WideTile::kThreads,
+           sizeof(TiledShared<T, true, WideTile>), nullptr, false);
   }
-  launch(selective_scan_fwd_tiled<T, false>, sizeof(TiledShared<T, false>), pieces.pieces, checkpoints,
-         pieces.pieces > 1);
+  launch(selective_scan_fwd_tiled<T, false, WideTile>, blocks * pieces.pieces, WideTile::kThreads,
+         sizeof(TiledShared<T, false, WideTile>), checkpoints, pieces.pieces > 1);
 }
 
 }  // namespace

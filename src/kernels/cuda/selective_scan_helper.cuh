@@ -1,9 +1,10 @@
 // The helper warps of selective_scan's tiled forward (selective_scan_tiled.cuh): what comes before the recurrence of a
-// tile, and what comes after. 350 instructions of a thread for its 8 channels of one token, 4 special functions each.
+// tile, and what comes after. 350 instructions of a thread for 8 channels of one token, 4 special functions each.
 // Memory answers in the time of half a tile or a whole one, so u, dt, z and rows of B and C are asked for three tiles
 // ahead, into a ring of shared memory: with one tile ahead, helpers took as long as the scan that they serve.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/cuda/common/activation.cuh"
@@ -14,27 +15,46 @@
 
 namespace coluber::cuda {
 
-inline constexpr int kTiledStates = 16, kTiledChannels = 64, kTileTokens = kScanChunk;
-inline constexpr int kScanWarps = 4, kTiledThreads = 2 * kScanWarps * 32;
-inline constexpr int kHelperChannels = 8;              // of a helper thread, of one token of a tile
+inline constexpr int kTiledStates = 16, kTileTokens = kScanChunk;
 inline constexpr int kRawTiles = 4;                    // of the ring
 inline constexpr int kTogether = 3, kTogetherOne = 4;  // blocks of a multiprocessor; of pass one
 
+// What a block has. Channels of a scan thread, with 4 states each; of a helper thread, of one token of a tile. Warp i
+// shares a scheduler with warps i + 4 and i + 8: where one scheduler has a scan warp more than the others, helpers
+// leave it alone, and one warp does nothing.
+template <int Channels, int ScanWarps, int OfScan, int OfHelper>
+struct TileShape {
+  static constexpr int kChannels = Channels, kScanWarps = ScanWarps, kOfScan = OfScan, kOfHelper = OfHelper;
+  static constexpr int kHelpers = kTileTokens * kChannels / kOfHelper / 32;  // warps
+  static constexpr int kIdleWarp = kScanWarps % 4 == 0 ? -1 : 8;
+  static constexpr int kThreads = (kScanWarps + kHelpers + (kIdleWarp < 0 ? 0 : 1)) * 32;
+  static_assert(kScanWarps * 8 * kOfScan == kChannels && kHelpers >= 4);
+
+  // Of a thread behind the scan warps.
+  static __device__ __forceinline__ int helper_thread(int thread) {
+    const int behind = thread - kScanWarps * 32;
+    return kIdleWarp >= 0 && thread / 32 > kIdleWarp ? behind - 32 : behind;
+  }
+};
+using WideTile = TileShape<64, 4, 2, 8>;
+// Few channels: no cuts of the length, so that every multiprocessor has one block.
+using NarrowTile = TileShape<40, 5, 1, 4>;
+
 enum RawInput { kRawDt, kRawU, kRawZ, kRawInputs };  // z for outputs alone
 
-template <class T, bool kStateOnly>
+template <class T, bool kStateOnly, class Tile>
 struct TiledShared {
-  T raw[kRawTiles][kStateOnly ? kRawZ : kRawInputs][kTileTokens][kTiledChannels];
-  T rows[kRawTiles][2][kTileTokens][kTiledStates];   // of B and C
-  float4 steps[2][kTileTokens][kTiledChannels / 2];  // dt, dt u of two channels, swizzled: steps_at
+  T raw[kRawTiles][kStateOnly ? kRawZ : kRawInputs][kTileTokens][Tile::kChannels];
+  T rows[kRawTiles][2][kTileTokens][kTiledStates];    // of B and C
+  float4 steps[2][kTileTokens][Tile::kChannels / 2];  // dt, dt u of two channels, swizzled: steps_at
   float4 B[2][kTileTokens][kTiledStates / 4], C[2][kTileTokens][kTiledStates / 4];
-  float y[2][kStateOnly ? 1 : kTileTokens][kTiledChannels];
-  float bias[kTiledChannels], D[kTiledChannels];
+  float y[2][kStateOnly ? 1 : kTileTokens][Tile::kChannels];
+  float bias[Tile::kChannels], D[Tile::kChannels];
   std::uint8_t resets[2][kTileTokens];
   Meeting ready[2], done[2];  // helpers have prepared a tile; scan warps are through with it
   // States only, of even and odd tiles: scan warps whose decays all are 0 at the end, and whether the tile is one that
   // is not walked any more.
-  std::uint8_t decayed[2][kScanWarps], stop[2];
+  std::uint8_t decayed[2][Tile::kScanWarps], stop[2];
 };
 
 // The tiles of one piece of a sequence.
@@ -89,24 +109,27 @@ __device__ __forceinline__ void widen(const Words<T, N>& in, float (&out)[N]) {
 }
 
 // Two numbers are rounded by one instruction.
-template <class T>
-__device__ __forceinline__ void store_packed(T* to, const float (&y)[8]) {
+template <class T, int N>
+__device__ __forceinline__ void store_packed(T* to, const float (&y)[N]) {
   if constexpr (sizeof(T) == 4) {
     store_floats(to, y);
   } else {
-    std::uint32_t pairs[4];
+    std::uint32_t pairs[N / 2];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < N / 2; ++i) {
       if constexpr (std::is_same_v<T, bfloat16>)
         asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pairs[i]) : "f"(y[2 * i + 1]), "f"(y[2 * i]));
       else
         asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pairs[i]) : "f"(y[2 * i + 1]), "f"(y[2 * i]));
     }
-    *reinterpret_cast<uint4*>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+    if constexpr (N == 8)
+      *reinterpret_cast<uint4*>(to) = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+    else
+      *reinterpret_cast<uint2*>(to) = make_uint2(pairs[0], pairs[1]);
   }
 }
 
-// Where a helper thread's 8 channels of one token of a tile are in a tensor, tile after tile.
+// Where a helper thread's channels of one token of a tile are in a tensor, tile after tile.
 template <class T>
 struct HelperRow {
   T* at = nullptr;
@@ -121,22 +144,25 @@ struct HelperRow {
 };
 
 // Tiles count in the order in which they are walked: from the first of the piece, for states alone from the last.
-template <class T, bool kStateOnly>
+template <class T, bool kStateOnly, class Tile>
 class TiledHelper {
  public:
-  __device__ TiledHelper(const SelectiveScanParams<T, float>& p, TiledShared<T, kStateOnly>& shared,
-                         const ScanSequence& q, const TiledRange& tiles, std::int64_t channel0, int thread)
+  using Shared = TiledShared<T, kStateOnly, Tile>;
+
+  __device__ TiledHelper(const SelectiveScanParams<T, float>& p, Shared& shared, const ScanSequence& q,
+                         const TiledRange& tiles, std::int64_t channel0, int thread)
       : p_(p),
         shared_(shared),
-        token_(thread / 8),
-        lane_(thread % 8),
+        token_(thread / kLanes),
+        lane_(thread % kLanes),
         count_(static_cast<int>(tiles.end - tiles.first)),
         begin_(static_cast<int>(max(q.position - tiles.first * kTileTokens, std::int64_t{0}))),
         end_(static_cast<int>(q.position + q.length - tiles.first * kTileTokens)),
         valid_(channel0 + lane_ * kHelperChannels < p.d),
         row_token_(thread % 64 / 4),
         row_quad_(thread % 4),
-        row_is_C_(thread >= 64) {
+        row_is_C_(thread >= 64),
+        has_row_(thread < 128 && !(kStateOnly && row_is_C_)) {
     const std::int64_t position = (tiles.first + tile_of(0)) * kTileTokens - q.position;
     const std::int64_t t = q.token(position + token_);
     const std::int64_t c = channel0 + lane_ * kHelperChannels;
@@ -146,7 +172,7 @@ class TiledHelper {
     y_ = HelperRow<T>(p.y, q, t, c, kStep);
     if (p.resets && lane_ == 0) resets_ = p.resets.ptr(q.row, t);
     resets_step_ = p.resets.strides[1] * q.sign * kStep * kTileTokens;
-    if (thread < kTiledChannels) {
+    if (thread < Tile::kChannels) {
       const bool has = channel0 + thread < p.d;
       shared.bias[thread] = has && p.dt_bias != nullptr ? p.dt_bias[channel0 + thread] : 0.0f;
       shared.D[thread] = has && p.D != nullptr ? p.D[channel0 + thread] : 0.0f;
@@ -168,7 +194,7 @@ class TiledHelper {
       if constexpr (!kStateOnly) {
         if (z_.at != nullptr) copy(shared_.raw[slot][kRawZ], z_, there);
       }
-      if (!kStateOnly || !row_is_C_) {
+      if (has_row_) {
         copy_async<4 * sizeof(T)>(&shared_.rows[slot][row_is_C_][row_token_][row_quad_ * 4], rows_,
                                   is_token(asked_, row_token_));
         rows_ += rows_step_;
@@ -196,9 +222,9 @@ class TiledHelper {
     for (int i = 0; i < kHelperChannels; ++i) dt[i] = there ? dt[i] : 0.0f;
 #pragma unroll
     for (int i = 0; i < kHelperChannels; i += 2)
-      shared_.steps[buffer][token_][steps_at(lane_ * 4 + i / 2)] =
+      shared_.steps[buffer][token_][steps_at((lane_ * kHelperChannels + i) / 2)] =
           make_float4(dt[i], u[i] * dt[i], dt[i + 1], u[i + 1] * dt[i + 1]);
-    if (!kStateOnly || !row_is_C_) {
+    if (has_row_) {
       float row[4];
       widen(load_words<4>(&shared_.rows[slot][row_is_C_][row_token_][row_quad_ * 4]), row);
       (row_is_C_ ? shared_.C : shared_.B)[buffer][row_token_][row_quad_] = make_float4(row[0], row[1], row[2], row[3]);
@@ -229,6 +255,7 @@ class TiledHelper {
   }
 
  private:
+  static constexpr int kHelperChannels = Tile::kOfHelper, kLanes = Tile::kChannels / kHelperChannels;
   static constexpr int kStep = kStateOnly ? -1 : 1;
 
   __device__ __forceinline__ int tile_of(int turn) const {
@@ -241,22 +268,24 @@ class TiledHelper {
   __device__ __forceinline__ bool has(int tile) const {
     return valid_ && is_token(tile, token_);
   }
-  __device__ __forceinline__ T* mine(T (&tile)[kTileTokens][kTiledChannels]) const {
+  __device__ __forceinline__ T* mine(T (&tile)[kTileTokens][Tile::kChannels]) const {
     return &tile[token_][lane_ * kHelperChannels];
   }
-  __device__ __forceinline__ void copy(T (&tile)[kTileTokens][kTiledChannels], HelperRow<const T>& row, bool there) {
+  __device__ __forceinline__ void copy(T (&tile)[kTileTokens][Tile::kChannels], HelperRow<const T>& row, bool there) {
+    constexpr int kAtOnce = std::min(kHelperChannels, kPerVector<T>);
 #pragma unroll
-    for (int i = 0; i < kHelperChannels; i += kPerVector<T>) copy_async<16>(mine(tile) + i, row.at + i, there);
+    for (int i = 0; i < kHelperChannels; i += kAtOnce)
+      copy_async<kAtOnce* static_cast<int>(sizeof(T))>(mine(tile) + i, row.at + i, there);
     row.at += row.step;
   }
 
   const SelectiveScanParams<T, float>& p_;
-  TiledShared<T, kStateOnly>& shared_;
+  Shared& shared_;
   int token_, lane_, count_;
   int begin_, end_;  // positions
   bool valid_;
   int row_token_, row_quad_;
-  bool row_is_C_;
+  bool row_is_C_, has_row_;
   int asked_ = 0;
   HelperRow<const T> dt_, u_, z_;
   HelperRow<T> y_;

@@ -11,12 +11,17 @@
 // threads of a warp arrive where warps meet. One for all of them, after __syncwarp, would order memory as well, but
 // compute-sanitizer's racecheck follows single threads and reports what the others wrote and read.
 //
-// Few sequences and channels: a sequence is cut into pieces. Pass one finds the state at the end of every part of every
-// piece but the last, beginning at zero, and the sum of dt; pass two begins a piece at what the parts before it leave,
-// since the decay of a part is exp(A sum dt). Pass one walks a part from its end and stops where everything before has
-// decayed to 0: how long it takes depends on the step sizes. Sums are taken in another order than those of one piece:
-// results differ by the rounding of exp(A sum dt), relative 2^-22 + |A sum dt| 2^-23 of what it multiplies, 4e-6 at
-// most before it has decayed below the same digits.
+// Few sequences and channels, NarrowTile: a multiprocessor has one block of 40 channels. Five scan warps have 8
+// channels x 16 states, a thread 1 channel x 4 states, so that a token takes half the time of the above, and five
+// helper warps 4 channels of a token in a thread. The scheduler with two scan warps is the limit: 64 cycles a token for
+// its exponentials.
+//
+// Few sequences and channels and many tokens: a sequence is cut into pieces. Pass one finds the state at the end of
+// every part of every piece but the last, beginning at zero, and the sum of dt; pass two begins a piece at what the
+// parts before it leave, since the decay of a part is exp(A sum dt). Pass one walks a part from its end and stops where
+// everything before has decayed to 0: how long it takes depends on the step sizes. Sums are taken in another order than
+// those of one piece: results differ by the rounding of exp(A sum dt), relative 2^-22 + |A sum dt| 2^-23 of what it
+// multiplies, 4e-6 at most before it has decayed below the same digits.
 #pragma once
 
 #include <cstdint>
@@ -44,85 +49,105 @@ __device__ __forceinline__ TiledRange tiles_of(const ScanSequence& q, int part, 
   return {first + min(part * each, tiles), first + min((part + count) * each, tiles)};
 }
 
-// 2 channels x 4 states of a scan thread. Lanes: channels % 8, states / 8, so that 8 neighbouring lanes read one
+// 1 or 2 channels x 4 states of a scan thread. Lanes: channels % 8, states / 8, so that 8 neighbouring lanes read one
 // address of B and C.
+template <int kOfScan>
 struct TiledStates {
-  float A[2][4];  // times log2 e
-  float h[2][4];
+  float A[kOfScan][4];  // times log2 e
+  float h[kOfScan][4];
 };
 
+// dt and dt u of a thread's channels; channel: of the block, the first of them.
+template <class Tile>
+__device__ __forceinline__ void load_steps(const float4 (&steps)[Tile::kChannels / 2], int channel,
+                                           float (&dt)[Tile::kOfScan], float (&x)[Tile::kOfScan]) {
+  const float4* pair = &steps[steps_at(channel / 2)];
+  if constexpr (Tile::kOfScan == 2) {
+    const float4 step = *pair;
+    dt[0] = step.x, x[0] = step.y, dt[1] = step.z, x[1] = step.w;
+  } else {
+    const float2 step = reinterpret_cast<const float2*>(pair)[channel % 2];
+    dt[0] = step.x, x[0] = step.y;
+  }
+}
+
 // 8 tokens, their outputs in registers: a store to shared memory among them would hold up the loads after it.
-template <bool kResets>
-__device__ __forceinline__ void scan_tokens(TiledStates& s, const float4 (*steps)[kTiledChannels / 2],
-                                            const float4 (*B)[kTiledStates / 4], const float4 (*C)[kTiledStates / 4],
-                                            const std::uint8_t* resets, float (&y)[8][2]) {
+template <bool kResets, class Tile>
+__device__ __forceinline__ void scan_tokens(TiledStates<Tile::kOfScan>& s, const float4 (*steps)[Tile::kChannels / 2],
+                                            int channel, const float4 (*B)[kTiledStates / 4],
+                                            const float4 (*C)[kTiledStates / 4], const std::uint8_t* resets,
+                                            float (&y)[8][Tile::kOfScan]) {
 #pragma unroll
   for (int t = 0; t < 8; ++t) {
-    const float4 step = steps[t][0];
+    float dt[Tile::kOfScan], x[Tile::kOfScan];
+    load_steps<Tile>(steps[t], channel, dt, x);
     const float4 b = B[t][0];
-    const float dt[2] = {step.x, step.z}, x[2] = {step.y, step.w}, B4[4] = {b.x, b.y, b.z, b.w};
+    const float B4[4] = {b.x, b.y, b.z, b.w};
     if constexpr (kResets) {
       if (resets[t] != 0) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) s.h[i / 4][i % 4] = 0;
+        for (int i = 0; i < Tile::kOfScan * 4; ++i) s.h[i / 4][i % 4] = 0;
       }
     }
 #pragma unroll
-    for (int c = 0; c < 2; ++c)
+    for (int c = 0; c < Tile::kOfScan; ++c)
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         s.h[c][n] = fmaf(scan_exp2(dt[c] * s.A[c][n]), s.h[c][n], x[c] * B4[n]);
       }
     const float4 row = C[t][0];
 #pragma unroll
-    for (int c = 0; c < 2; ++c)
+    for (int c = 0; c < Tile::kOfScan; ++c)
       y[t][c] = fmaf(row.w, s.h[c][3], fmaf(row.z, s.h[c][2], fmaf(row.y, s.h[c][1], row.x * s.h[c][0])));
   }
 }
 
 // Sums over the four lanes that share channels; a lane is left with tokens 2 (lane / 8) and the next.
-__device__ __forceinline__ void reduce_outputs(float (&y)[8][2], int lane, float* to) {
+template <class Tile>
+__device__ __forceinline__ void reduce_outputs(float (&y)[8][Tile::kOfScan], int lane, float* to) {
   const bool high = lane & 16, odd = lane & 8;
-  float half[4][2];
+  float half[4][Tile::kOfScan];
 #pragma unroll
   for (int i = 0; i < 4; ++i)
 #pragma unroll
-    for (int c = 0; c < 2; ++c) {
+    for (int c = 0; c < Tile::kOfScan; ++c) {
       const float mine = high ? y[i + 4][c] : y[i][c], other = high ? y[i][c] : y[i + 4][c];
       half[i][c] = mine + __shfl_xor_sync(~0u, other, 16);
     }
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    float out[2];
+    float out[Tile::kOfScan];
 #pragma unroll
-    for (int c = 0; c < 2; ++c) {
+    for (int c = 0; c < Tile::kOfScan; ++c) {
       const float mine = odd ? half[i + 2][c] : half[i][c], other = odd ? half[i][c] : half[i + 2][c];
       out[c] = mine + __shfl_xor_sync(~0u, other, 8);
     }
-    *reinterpret_cast<float2*>(to + (lane / 8 * 2 + i) * kTiledChannels) = make_float2(out[0], out[1]);
+    float* const row = to + (lane / 8 * 2 + i) * Tile::kChannels;
+    if constexpr (Tile::kOfScan == 2)
+      *reinterpret_cast<float2*>(row) = make_float2(out[0], out[1]);
+    else
+      *row = out[0];
   }
 }
 
-// One tile of 16 tokens for a scan warp.
-template <class T>
-__device__ __forceinline__ void scan_tile(TiledStates& s, TiledShared<T, false>& shared, int buffer, int warp,
-                                          int lane) {
-  const int pair = warp * 8 + lane % 8;
+// One tile of 16 tokens for a scan warp; channel: of the block, the thread's first.
+template <class T, class Tile>
+__device__ __forceinline__ void scan_tile(TiledStates<Tile::kOfScan>& s, TiledShared<T, false, Tile>& shared,
+                                          int buffer, int channel, int lane) {
   const uint4 flags = *reinterpret_cast<const uint4*>(shared.resets[buffer]);
   const bool any_reset = (flags.x | flags.y | flags.z | flags.w) != 0;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float y[8][2];
-    const auto* steps =
-        reinterpret_cast<const float4(*)[kTiledChannels / 2]>(&shared.steps[buffer][half * 8][steps_at(pair)]);
+    float y[8][Tile::kOfScan];
+    const auto* steps = &shared.steps[buffer][half * 8];
     const auto* B = reinterpret_cast<const float4(*)[kTiledStates / 4]>(&shared.B[buffer][half * 8][lane / 8]);
     const auto* C = reinterpret_cast<const float4(*)[kTiledStates / 4]>(&shared.C[buffer][half * 8][lane / 8]);
     const std::uint8_t* resets = shared.resets[buffer] + half * 8;
     if (any_reset)
-      scan_tokens<true>(s, steps, B, C, resets, y);
+      scan_tokens<true, Tile>(s, steps, channel, B, C, resets, y);
     else
-      scan_tokens<false>(s, steps, B, C, resets, y);
-    reduce_outputs(y, lane, &shared.y[buffer][half * 8][pair * 2]);
+      scan_tokens<false, Tile>(s, steps, channel, B, C, resets, y);
+    reduce_outputs<Tile>(y, lane, &shared.y[buffer][half * 8][channel]);
   }
 }
 
@@ -135,8 +160,8 @@ struct TiledEnds {
 };
 
 template <class T>
-__device__ __forceinline__ void end_tile(TiledStates& s, TiledEnds& ends, TiledShared<T, true>& shared, int buffer,
-                                         bool softplus, bool valid, int warp, int lane) {
+__device__ __forceinline__ void end_tile(TiledStates<2>& s, TiledEnds& ends, TiledShared<T, true, WideTile>& shared,
+                                         int buffer, bool softplus, bool valid, int warp, int lane) {
   constexpr float kLeast = -127;  // scan_exp2 of less is 0
   const int pair = warp * 8 + lane % 8;
   const uint4 flags = *reinterpret_cast<const uint4*>(shared.resets[buffer]);
@@ -210,18 +235,21 @@ __device__ void leave_part(const SelectiveScanParams<T, float>& p, const ScanPie
   if (n == 0) pieces.sums[at] = forget < 0 ? INFINITY : sum;
 }
 
-template <class T, bool kStateOnly>
-__global__ void __launch_bounds__(kTiledThreads, kStateOnly ? kTogetherOne : kTogether)
+template <class T, bool kStateOnly, class Tile>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kChannels == NarrowTile::kChannels ? 1
+                                                  : kStateOnly                             ? kTogetherOne
+                                                                                           : kTogether)
     selective_scan_fwd_tiled(const __grid_constant__ SelectiveScanParams<T, float> p, float* checkpoints,
                              const ScanPieces pieces) {
   extern __shared__ float4 tiled_shared[];
   let_next_start();
-  auto& shared = *reinterpret_cast<TiledShared<T, kStateOnly>*>(tiled_shared);
-  const std::int64_t channel_blocks = (p.d + kTiledChannels - 1) / kTiledChannels;
+  constexpr int kScanWarps = Tile::kScanWarps, kOfScan = Tile::kOfScan;
+  auto& shared = *reinterpret_cast<TiledShared<T, kStateOnly, Tile>*>(tiled_shared);
+  const std::int64_t channel_blocks = (p.d + Tile::kChannels - 1) / Tile::kChannels;
   const int step = kStateOnly ? 1 : pieces.finer;  // parts
   const int launched = kStateOnly ? (pieces.pieces - 1) * pieces.finer : pieces.pieces;
   const std::int64_t rest = blockIdx.x / channel_blocks;
-  const std::int64_t channel0 = (blockIdx.x - rest * channel_blocks) * kTiledChannels;
+  const std::int64_t channel0 = (blockIdx.x - rest * channel_blocks) * Tile::kChannels;
   const std::int64_t slot = rest / launched;
   const int part = static_cast<int>(rest - slot * launched) * step;
   const ScanSequence q = scan_sequence(p, slot);
@@ -231,11 +259,12 @@ __global__ void __launch_bounds__(kTiledThreads, kStateOnly ? kTogetherOne : kTo
 
   if (threadIdx.x < 2) {
     shared.stop[threadIdx.x] = 0;
-    shared.ready[threadIdx.x].init(kScanWarps * 32);
+    shared.ready[threadIdx.x].init(Tile::kHelpers * 32);
     shared.done[threadIdx.x].init(kScanWarps * 32);
   }
+  if (warp == Tile::kIdleWarp) return __syncthreads();
   if (warp >= kScanWarps) {
-    TiledHelper<T, kStateOnly> helper(p, shared, q, tiles, channel0, threadIdx.x - kScanWarps * 32);
+    TiledHelper<T, kStateOnly, Tile> helper(p, shared, q, tiles, channel0, Tile::helper_thread(threadIdx.x));
     for (int i = 1; i < kRawTiles; ++i) helper.ask();
     __syncthreads();
     if (count == 0) return;
@@ -270,12 +299,13 @@ __global__ void __launch_bounds__(kTiledThreads, kStateOnly ? kTogetherOne : kTo
   }
 
   if constexpr (!kStateOnly) wait_for_inputs();  // ends of parts; nothing is written before
-  TiledStates s;
-  const std::int64_t c = channel0 + warp * 16 + lane % 8 * 2;
+  TiledStates<kOfScan> s;
+  const int channel = (warp * 8 + lane % 8) * kOfScan;
+  const std::int64_t c = channel0 + channel;
   const int n = lane / 8 * 4;
   const bool valid = c < p.d;
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
+  for (int i = 0; i < kOfScan; ++i) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) s.A[i][j] = valid ? p.A(c + i, n + j) * kScanLog2E : 0.0f;
     s.h[i][0] = s.h[i][1] = s.h[i][2] = s.h[i][3] = 0;
@@ -286,21 +316,22 @@ __global__ void __launch_bounds__(kTiledThreads, kStateOnly ? kTogetherOne : kTo
   for (int k = 0; k < count; ++k) {
     if (!kStateOnly && checkpoints != nullptr && valid && (tiles.first + k) * kTileTokens >= q.position) {
       float* to = checkpoints + scan_checkpoint_at(p, q.row, tiles.first + k, c) + n;
-      *reinterpret_cast<float4*>(to) = make_float4(s.h[0][0], s.h[0][1], s.h[0][2], s.h[0][3]);
-      *reinterpret_cast<float4*>(to + kTiledStates) = make_float4(s.h[1][0], s.h[1][1], s.h[1][2], s.h[1][3]);
+#pragma unroll
+      for (int i = 0; i < kOfScan; ++i)
+        *reinterpret_cast<float4*>(to + i * kTiledStates) = make_float4(s.h[i][0], s.h[i][1], s.h[i][2], s.h[i][3]);
     }
     shared.ready[k & 1].wait(k >> 1);
     if constexpr (kStateOnly) {
       if (shared.stop[k & 1] != 0) break;
       end_tile(s, ends, shared, k & 1, p.dt_softplus, valid, warp, lane);
     } else {
-      scan_tile(s, shared, k & 1, warp, lane);
+      scan_tile<T, Tile>(s, shared, k & 1, channel, lane);
     }
     shared.done[k & 1].arrive();
   }
   if (!valid) return;
 #pragma unroll
-  for (int i = 0; i < 2; ++i) {
+  for (int i = 0; i < kOfScan; ++i) {
     if constexpr (kStateOnly) {
       leave_part(p, pieces, slot, part, c + i, n, s.A[i], ends.sum[i], ends.forget, s.h[i]);
     } else if (p.state_out && part == pieces.parts() - step) {

@@ -23,12 +23,19 @@ __device__ __forceinline__ void let_next_start() {
 #endif
 }
 
-// More than 48 KiB of shared memory must be asked for; up to a quarter of that may be static.
+// Before a launch with so many bytes of dynamic shared memory: more than 48 KiB, with the static ones, must be allowed.
 template <class... Parameters>
 void allow_shared_bytes(void (*kernel)(Parameters...), std::size_t bytes) {
-  if (bytes <= (36 << 10)) return;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-        "cudaFuncSetAttribute");
+  constexpr std::size_t kFree = 36 << 10;  // no kernel has more than 12 KiB of static ones
+  if (bytes > kFree) allow_most_shared_bytes(reinterpret_cast<const void*>(kernel));
+}
+
+// Threads of a block that the code of a kernel that this device runs was compiled for, at most.
+template <class... Parameters>
+int most_threads(void (*kernel)(Parameters...)) {
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
+  return attributes.maxThreadsPerBlock;
 }
 
 struct LaunchShape {

@@ -2,6 +2,9 @@
 
 #include <array>
 #include <atomic>
+#include <mutex>
+#include <set>
+#include <utility>
 
 namespace coluber::cuda {
 
@@ -35,6 +38,21 @@ bool starts_early(int device) {
 std::int64_t most_shared_bytes(int device) {
   static Known known{};
   return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device, known);
+}
+
+void allow_most_shared_bytes(const void* kernel) {
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int>> allowed;
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (allowed.count({kernel, device}) != 0) return;
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
+  const std::int64_t bytes = most_shared_bytes(device) - static_cast<std::int64_t>(attributes.sharedSizeBytes);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+        "cudaFuncSetAttribute");
+  allowed.insert({kernel, device});
 }
 
 }  // namespace coluber::cuda

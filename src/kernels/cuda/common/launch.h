@@ -39,6 +39,9 @@ int multiprocessors(int device);
 bool starts_early(int device);
 // That a block may ask for.
 std::int64_t most_shared_bytes(int device);
+// Allows launches of a kernel on the current device with as much dynamic shared memory as there is beside its static
+// one; asked once. Not with what one call needs: a call of another thread with less could come before its launch.
+void allow_most_shared_bytes(const void* kernel);
 
 inline bool is_aligned(const void* p, std::int64_t bytes) {
   return reinterpret_cast<std::uintptr_t>(p) % static_cast<std::uintptr_t>(bytes) == 0;
