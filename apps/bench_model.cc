@@ -157,7 +157,8 @@ double layer_parameters(const Model& model) {
 void bench_decode(Context& ctx, const BenchOptions& options, const MachineRates& rates, const Report& report) {
   Rows rows(ctx, options, rates, report);
   const bool cpu = rows.device.is_cpu();
-  const Model model = random_model(bench_config(options), {rows.device, parse_dtype(options.dtype)});
+  Model model = random_model(bench_config(options), {rows.device, parse_dtype(options.dtype)});
+  model.pack_weights(ctx);
   for (const std::int64_t b : or_one(options.batch, 1)) {
     Measured row = rows.begin(b, 1);
     State state = model.make_state(b);

@@ -83,8 +83,8 @@ std::int64_t count_unpredicted(const PackedBatch& batch, bool first_chunk, std::
   return count;
 }
 
-Evaluation evaluate(const Options& options, const Model& model, const TokenStream& stream, std::int64_t bos_id) {
-  Context ctx(options.context());
+Evaluation evaluate(Context& ctx, const Options& options, const Model& model, const TokenStream& stream,
+                    std::int64_t bos_id) {
   const PackedDataset data(stream);
   const TokenStoreInfo& info = stream.store().info();
   State state = model.make_state(1);
@@ -145,14 +145,15 @@ void print(const Options& options, const Evaluation& evaluation, double bits, co
 }
 
 int run(const Options& options) {
-  const Model model = load_model(options);
+  Context ctx(options.context());
+  const Model model = load_model(options, ctx);
   if (model.config().bidirectional) {
     refuse(ErrorCode::kUnsupported, "eval",
            "a bidirectional model sees what it should predict, so it has no loss here");
   }
   std::shared_ptr<const Tokenizer> tokenizer;
   const auto store = open_tokens(options, model, tokenizer);
-  const Evaluation evaluation = evaluate(options, model, TokenStream(store), tokenizer ? tokenizer->bos_id() : -1);
+  const Evaluation evaluation = evaluate(ctx, options, model, TokenStream(store), tokenizer ? tokenizer->bos_id() : -1);
   const double guess = std::log(static_cast<double>(store->info().vocab_size));
   const double nats = evaluation.loss.nats + guess * static_cast<double>(evaluation.num_unpredicted);
   print(options, evaluation, nats / std::numbers::ln2, tokenizer ? Json(tokenizer->lossless()) : Json(nullptr));

@@ -183,7 +183,7 @@ int run(const Options& options) {
     refuse_value(ErrorCode::kInvalidArgument, "generate", "--state-out", "one prompt", join(prompts.size()));
   }
   Context ctx(options.context());
-  const Model model = load_model(options);
+  const Model model = load_model(options, ctx);
   const auto tokenizer = load_tokenizer(options, model);
   GenerateOptions generate = library_options(options);
   std::optional<Session> start;

@@ -33,6 +33,8 @@ void add_model_options(CLI::App& command, ModelOptions& options) {
                      "model");
   add_dtype_option(command, "--dtype", options.dtype, "Of the matrices in memory; without it: as in the file",
                    {"f32", "bf16", "f16", "f64"});
+  command.add_flag("--no-pack", options.no_pack,
+                   "Keep weights of bf16 once: half the memory, but a CPU with AMX reads prompts and batches slower");
   add_common_options(command, options);
   add_device_option(command, options);
 }
@@ -46,11 +48,13 @@ Model load_model(const std::string& path, const CommonOptions& options, std::opt
   return model;
 }
 
-Model load_model(const ModelOptions& options) {
+Model load_model(const ModelOptions& options, Context& ctx) {
   const Device device = options.chosen_device();
-  return load_model(options.model, options,
-                    options.dtype.empty() ? std::nullopt : std::optional(parse_dtype(options.dtype)))
-      .to(device);
+  Model model = load_model(options.model, options,
+                           options.dtype.empty() ? std::nullopt : std::optional(parse_dtype(options.dtype)))
+                    .to(device);
+  if (!options.no_pack) model.pack_weights(ctx);
+  return model;
 }
 
 std::shared_ptr<const Tokenizer> find_tokenizer(const ModelOptions& options, const Model& model) {

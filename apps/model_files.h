@@ -1,4 +1,4 @@
-// What commands that read a model share: --model, --tokenizer and --dtype, and the files behind them.
+// What commands that read a model share: --model, --tokenizer, --dtype and --no-pack, and the files behind them.
 #pragma once
 
 #include <memory>
@@ -14,13 +14,14 @@ struct ModelOptions : CommonOptions {
   std::string model;
   std::string tokenizer;  // empty: beside the model
   std::string dtype;      // empty: as the file has it
+  bool no_pack = false;   // Model::pack_weights is left out
 };
 
 void add_model_options(CLI::App& command, ModelOptions& options);  // those and add_common_options
 
 // Warnings about the folder go to stderr, a line each.
 Model load_model(const std::string& path, const CommonOptions& options, std::optional<DType> dtype = std::nullopt);
-Model load_model(const ModelOptions& options);
+Model load_model(const ModelOptions& options, Context& ctx);  // weights packed, unless --no-pack
 
 // --tokenizer, else the one in the folder of the model. Refuses one with more tokens than the model has rows.
 std::shared_ptr<const Tokenizer> load_tokenizer(const ModelOptions& options, const Model& model);

@@ -69,10 +69,11 @@ class Model {
   // Same model in the memory of another device: itself where it is already, else a copy.
   Model to(Device device) const;
 
-  // Keeps the layers' matrices in bf16 once more, in the order in which tiles of this processor read them (AMX), so
-  // that prompts are read faster; nothing changes in any result, and nothing is kept where that gains nothing. Again
+  // Keeps the matrices of bf16 once more (as many bytes again, but for dt_proj), in the order in which tiles of this
+  // processor read them (AMX): several sequences are decoded and prompts are read faster. Activations are not rounded
+  // unless `compute` says so; sums of f32 go over k in another order. Nothing is kept where that gains nothing. Again
   // after weights have changed. The copy is this model's and its copies', not that of to().
-  void pack_weights(Context& ctx) { stack_.pack_weights(ctx); }
+  void pack_weights(Context& ctx);
 
   State make_state(std::int64_t batch) const;  // zeros, on the device of the model
 
@@ -103,7 +104,8 @@ class Model {
 
   ModelConfig config_;
   Var embedding_;
-  Var lm_head_;  // undefined when tied
+  Var lm_head_;         // undefined when tied
+  Tensor packed_head_;  // see pack_weights
   MambaStack stack_;
 };
 

@@ -45,6 +45,9 @@ struct Linear {
   Tensor step(Context& ctx, const Tensor& x) const;
 };
 
+// Keeps the weights of `products` packed: see Model::pack_weights.
+void pack_weights(Context& ctx, const std::vector<Linear*>& products);
+
 struct Norm {
   Var weight;  // (m)
   Var bias;    // (m), layer norm only
@@ -75,7 +78,7 @@ class Mamba {
   bool bidirectional() const { return directions_.size() == 2; }
   DType dtype() const { return in_proj_.weight.value().dtype(); }  // of the matrices
   void append_parameters(Parameters& parameters) const;
-  void pack_weights(Context& ctx);  // as Model::pack_weights
+  void append_products(std::vector<Linear*>& products);  // that packed weights speed up, in the order of a token
 
   // x (b,l,m) -> (b,l,m). A bidirectional mixer takes no state.
   Var forward(Graph& graph, const Var& x, const Sequences& sequences = {}, const MixerState* state_in = nullptr,
@@ -128,13 +131,13 @@ class MambaStack {
   const StackConfig& config() const { return config_; }
   void append_parameters(Parameters& parameters) const;
   Parameters parameters() const;
-  void pack_weights(Context& ctx);  // as Model::pack_weights
+  void append_products(std::vector<Linear*>& products);  // that packed weights speed up, in the order of a token
 
   Var forward(Graph& graph, const Var& x, const Sequences& sequences = {},
               const std::vector<MixerState>* state_in = nullptr, std::vector<MixerState>* state_out = nullptr) const;
   Tensor step(Context& ctx, const Tensor& x, State& state) const;  // x (b,1,m)
-  // The same times head (v,m) transposed: (b,1,v) in `out`, on a GPU in one kernel with the last norm.
-  Tensor step(Context& ctx, const Tensor& x, State& state, const Tensor& head, DType out) const;
+  // The same through the head (v,m): (b,1,v) in `out`, on a GPU in one kernel with the last norm.
+  Tensor step(Context& ctx, const Tensor& x, State& state, const Linear& head, DType out) const;
   State make_state(std::int64_t batch, DType dtype = DType::kF32) const;
 
  private:

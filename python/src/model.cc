@@ -204,6 +204,7 @@ void bind_model(nb::module_& m) {
         return chosen == self.dtype() ? self.to(place) : self.to(chosen).to(place);
       },
       nb::arg("dtype").none(), nb::arg("device").none());
+  model.def("pack_weights", [](Model& self) { in_context([&](Context& ctx) { self.pack_weights(ctx); }); });
   model.def_prop_ro("device", [](const Model& self) { return device_name(self.device()); });
   model.def("make_state", &Model::make_state, nb::arg("batch"));
   model.def_prop_ro("config", [](const Model& self) { return dict_of_config(self.config()); });

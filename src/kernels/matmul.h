@@ -7,9 +7,10 @@
 // m tokens, k inputs, n outputs; rows are contiguous and `ld*` apart. W (n,k) is f32, bf16 or f16, all else f32. With
 // `bf16` set, both factors of a product are rounded to bf16 first; sums are f32 always.
 //
-// Up to kSkinnyRows tokens read W once from memory, in kernels of ours (cpu/matmul.cc), and a token's result does not
-// depend on how many there are. More go to tiles of ours (bf16 on processors with AMX: cpu/packed_linear.h when weights
-// were packed, else cpu/linear_tiles.h, the same bits) or to the matrix library (cpu/gemm.h), one fixed tile at a time;
+// Packed weights (pack_weight) are multiplied by tiles of ours, bf16 and f32 alike (cpu/packed_linear.h), and a token's
+// result does not depend on how many there are. Without them up to kSkinnyRows tokens read W once from memory, in
+// kernels of ours (cpu/matmul.cc), where that holds too. More go to tiles of ours (bf16 on processors with AMX:
+// cpu/linear_tiles.h, the bits of packed weights) or to the matrix library (cpu/gemm.h), one fixed tile at a time;
 // there a token's result can differ in the last bits from the skinny one, and with the library also with the number of
 // tokens. None depends on the number of threads. Called by ops/linear.cc and ops/cross_entropy.cc, which check shapes.
 #pragma once
@@ -83,7 +84,7 @@ void linear_grad_x(ThreadPool& threads, Arena& scratch, const LinearGradXParams&
 void linear_grad_weight(ThreadPool& threads, Arena& scratch, const LinearGradWeightParams& params);
 void linear_grad_bias(ThreadPool& threads, const LinearGradBiasParams& params);
 
-// Whether bf16 products over kSkinnyRows tokens with k inputs are faster from packed weights on this machine.
+// Whether products with k inputs are faster from packed weights of bf16 on this machine.
 bool packs_weights(std::int64_t k);
 std::int64_t packed_weight_elems(std::int64_t n, std::int64_t k);
 // W (n,k) of bf16 as packed_linear.h describes it; `to` is aligned to a cache line.

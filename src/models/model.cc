@@ -152,6 +152,15 @@ Model Model::to(Device device) const {
   });
 }
 
+void Model::pack_weights(Context& ctx) {
+  std::vector<Linear*> products;
+  stack_.append_products(products);
+  Linear head{this->head(), {}, {}};
+  products.push_back(&head);
+  coluber::pack_weights(ctx, products);
+  packed_head_ = head.packed;
+}
+
 State Model::make_state(std::int64_t batch) const {
   if (batch < 0) refuse_value(ErrorCode::kInvalidArgument, "model", "batch", "0 or more", std::to_string(batch));
   return stack_.make_state(batch, dtype() == DType::kF64 ? DType::kF64 : DType::kF32);
@@ -184,14 +193,15 @@ DType Model::logits_dtype() const {
 Tensor Model::forward(Context& ctx, const Tensor& ids, const ForwardOptions& options) const {
   Tensor x = infer(ctx, ids, options);
   if (options.last_token_only && ids.size(1) > 0) x = x.slice(1, ids.size(1) - 1, ids.size(1)).contiguous();
-  return ops::linear_forward(ctx, {x, head().value(), {}, options.compute, logits_dtype()});
+  return ops::linear_forward(ctx, {x, head().value(), {}, options.compute, logits_dtype(), packed_head_});
 }
 
 Tensor Model::step(Context& ctx, const Tensor& ids, State& state) const {
   check_equal("model", "rank of ids (b)", 1, ids.rank());
   check_state(config_, state, ids.size(0));
   const Tensor x = ops::embedding_forward(ctx, ids.unsqueeze(1), embedding_.value(), logits_dtype());  // (b,1,m)
-  return stack_.step(ctx, x, state, head().value(), logits_dtype()).reshape({ids.size(0), config_.padded_vocab_size()});
+  const Linear head{this->head(), {}, packed_head_};
+  return stack_.step(ctx, x, state, head, logits_dtype()).reshape({ids.size(0), config_.padded_vocab_size()});
 }
 
 LossSum Model::evaluate(Context& ctx, const Tensor& ids, const Tensor& targets, const ForwardOptions& options) const {
@@ -203,7 +213,9 @@ LossSum Model::evaluate(Context& ctx, const Tensor& ids, const Tensor& targets, 
                                                                     head().value(),
                                                                     {},
                                                                     targets.contiguous().reshape({tokens}),
-                                                                    options.compute},
+                                                                    options.compute,
+                                                                    {},
+                                                                    packed_head_},
                                                                    false);
   return {out.loss * static_cast<double>(out.num_tokens), out.num_tokens};
 }

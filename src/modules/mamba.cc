@@ -22,7 +22,14 @@ Sequences read_backwards(const Sequences& sequences) {
 }  // namespace
 
 Tensor Linear::step(Context& ctx, const Tensor& x) const {
-  return ops::linear_forward(ctx, {x, weight.value(), bias.value(), DType::kF32, {}});
+  return ops::linear_forward(ctx, {x, weight.value(), bias.value(), DType::kF32, {}, packed});
+}
+
+void pack_weights(Context& ctx, const std::vector<Linear*>& products) {
+  std::vector<Tensor> weights;
+  for (const Linear* product : products) weights.push_back(product->weight.value());
+  const std::vector<Tensor> packed = ops::pack_linear_weights(ctx, weights);
+  for (std::size_t i = 0; i < products.size(); ++i) products[i]->packed = packed[i];
 }
 
 Mamba::Mamba(const MambaConfig& config, const Init& init, const std::string& name, std::int64_t residual_layers,
@@ -78,11 +85,10 @@ void Mamba::append_parameters(Parameters& parameters) const {
   append("out_proj.bias", out_proj_.bias, false, false);
 }
 
-void Mamba::pack_weights(Context& ctx) {
-  const auto pack = [&](Linear& linear) { linear.packed = ops::pack_linear_weight(ctx, linear.weight.value()); };
-  pack(in_proj_);
-  for (Direction& direction : directions_) pack(direction.x_proj);
-  pack(out_proj_);
+void Mamba::append_products(std::vector<Linear*>& products) {
+  products.push_back(&in_proj_);
+  for (Direction& direction : directions_) products.push_back(&direction.x_proj);
+  products.push_back(&out_proj_);
 }
 
 Var Mamba::forward(Graph& graph, const Var& x, const Sequences& sequences, const MixerState* state_in,

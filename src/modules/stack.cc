@@ -98,8 +98,8 @@ Parameters MambaStack::parameters() const {
   return parameters;
 }
 
-void MambaStack::pack_weights(Context& ctx) {
-  for (Block& block : blocks_) block.mixer.pack_weights(ctx);
+void MambaStack::append_products(std::vector<Linear*>& products) {
+  for (Block& block : blocks_) block.mixer.append_products(products);
 }
 
 Var MambaStack::forward(Graph& graph, const Var& x, const Sequences& sequences, const std::vector<MixerState>* state_in,
@@ -150,14 +150,14 @@ Tensor MambaStack::step(Context& ctx, const Tensor& x, State& state) const {
   return norm_step(ctx, norm_f_, hidden, residual, blocks_.front().mixer.dtype(), &sum);
 }
 
-Tensor MambaStack::step(Context& ctx, const Tensor& x, State& state, const Tensor& head, DType out) const {
+Tensor MambaStack::step(Context& ctx, const Tensor& x, State& state, const Linear& head, DType out) const {
   Tensor residual, sum;
   const Tensor hidden = step_blocks(ctx, x, state, &residual);
-  const ops::NormLinearArgs args{
-      hidden, residual, norm_f_.weight.value(), norm_f_.bias.value(), norm_f_.kind, norm_f_.eps, head, {}};
+  const ops::NormLinearArgs args{hidden,       residual,    norm_f_.weight.value(), norm_f_.bias.value(),
+                                 norm_f_.kind, norm_f_.eps, head.weight.value(),    {}};
   if (ops::takes_norm_linear(args)) return ops::norm_linear(args, out, nullptr);
   const Tensor y = norm_step(ctx, norm_f_, hidden, residual, blocks_.front().mixer.dtype(), &sum);
-  return ops::linear_forward(ctx, {y, head, {}, DType::kF32, out});
+  return ops::linear_forward(ctx, {y, head.weight.value(), {}, DType::kF32, out, head.packed});
 }
 
 State MambaStack::make_state(std::int64_t batch, DType dtype) const {

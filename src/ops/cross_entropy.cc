@@ -196,6 +196,7 @@ LinearCrossEntropyOut linear_cross_entropy(Context& ctx, const LinearCrossEntrop
   constexpr std::string_view kOp = "linear_cross_entropy";
   check_shape(kOp, "x", args.x, {-1, -1});
   check_linear(kOp, args.x, args.weight, args.bias, args.compute);
+  check_packed(kOp, args.packed, args.weight);
   check_algorithm(kOp, ctx, args.x.device());
   const DType dtype = args.x.dtype(), parameter = parameter_dtype(args.x);
   const Device device = args.x.device();
@@ -228,7 +229,7 @@ LinearCrossEntropyOut linear_cross_entropy(Context& ctx, const LinearCrossEntrop
     const std::int64_t end = std::min(begin + step, tokens);
     const Tensor logits = tile.slice(0, 0, end - begin), x_tile = x.slice(0, begin, end);
     const Tensor grad = want_grad ? grad_tile.slice(0, 0, end - begin) : Tensor();
-    matrix_forward(ctx, x_tile, weight, bias, args.compute, logits);
+    matrix_forward(ctx, x_tile, weight, bias, args.compute, logits, args.packed);
     run_rows(ctx, logits, ids.data<std::int32_t>() + begin, losses.data<double>() + begin, grad, scale, scale_at);
     if (!want_grad) continue;
     if (bias.defined()) matrix_grad_bias(ctx, grad, out.grad_bias, begin > 0);

@@ -30,6 +30,8 @@ std::vector<KernelChoice> cuda_choices() {
   };
 }
 
+constexpr std::int64_t kAnyInputs = 1 << 10;
+
 }  // namespace
 
 std::vector<KernelChoice> kernel_choices(Algorithm algorithm, Device device) {
@@ -49,6 +51,9 @@ std::vector<KernelChoice> kernel_choices(Algorithm algorithm, Device device) {
            : "rounded to bf16, multiplied in f32: no bf16 dot products in this build or machine"},
       {few, isa, "weights are read once, at the speed of memory"},
   };
+  if (cpu::packs_weights(kAnyInputs))
+    choices.push_back(
+        {"linear, packed weights", "tiles", "AMX; f32 as three exact parts of bf16, same bits in any call"});
   for (const char* op : {"selective_scan", "causal_conv1d", "norm", "embedding", "cross_entropy", "dropout", "adamw"}) {
     choices.push_back({op, isa, "best instruction set of this machine and build, or COLUBER_ISA"});
   }

@@ -110,6 +110,13 @@ void check_linear(std::string_view op, const Tensor& x, const Tensor& weight, co
   }
 }
 
+void check_packed(std::string_view op, const Tensor& packed, const Tensor& weight) {
+  if (!packed.defined()) return;
+  check_shape(op, "packed", packed, {cpu::packed_weight_elems(weight.size(0), weight.size(1))});
+  check_dtype(op, "packed", packed, DType::kBF16);
+  check_device(op, "packed", packed, kCpuDevice);
+}
+
 Tensor bias_like(const Tensor& bias, const Tensor& x) {
   return bias.defined() ? bias.to(parameter_dtype(x)).contiguous() : bias;
 }
@@ -235,22 +242,29 @@ void matrix_grad_bias(Context& ctx, const Tensor& grad_y, const Tensor& grad_bia
   cpu::linear_grad_bias(ctx.threads(), p);
 }
 
-Tensor pack_linear_weight(Context& ctx, const Tensor& weight) {
-  check_shape(kOp, "weight", weight, {-1, -1});
-  const std::int64_t n = weight.size(0), k = weight.size(1);
-  if (!weight.device().is_cpu() || weight.dtype() != DType::kBF16 || n == 0 || !cpu::packs_weights(k)) return {};
-  const Tensor packed = Tensor::empty({cpu::packed_weight_elems(n, k)}, DType::kBF16);
-  cpu::pack_weight(ctx.threads(), weight_matrix(as_matrix(weight)), n, k, packed.data<bfloat16>());
+std::vector<Tensor> pack_linear_weights(Context& ctx, std::span<const Tensor> weights) {
+  std::vector<std::int64_t> begin{0};
+  for (const Tensor& weight : weights) {
+    check_shape(kOp, "weight", weight, {-1, -1});
+    const std::int64_t n = weight.size(0), k = weight.size(1);
+    const bool packs = weight.device().is_cpu() && weight.dtype() == DType::kBF16 && n > 0 && cpu::packs_weights(k);
+    begin.push_back(begin.back() + (packs ? cpu::packed_weight_elems(n, k) : 0));
+  }
+  std::vector<Tensor> packed(weights.size());
+  if (begin.back() == 0) return packed;
+  const Tensor all = Tensor::empty({begin.back()}, DType::kBF16);
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    if (begin[i] == begin[i + 1]) continue;
+    packed[i] = all.slice(0, begin[i], begin[i + 1]);
+    cpu::pack_weight(ctx.threads(), weight_matrix(as_matrix(weights[i])), weights[i].size(0), weights[i].size(1),
+                     packed[i].data<bfloat16>());
+  }
   return packed;
 }
 
 Tensor linear_forward(Context& ctx, const LinearArgs& args) {
   check_linear(kOp, args.x, args.weight, args.bias, args.compute);
-  if (args.packed.defined()) {
-    check_shape(kOp, "packed", args.packed, {cpu::packed_weight_elems(args.weight.size(0), args.weight.size(1))});
-    check_dtype(kOp, "packed", args.packed, DType::kBF16);
-    check_device(kOp, "packed", args.packed, kCpuDevice);
-  }
+  check_packed(kOp, args.packed, args.weight);
   Shape shape = args.x.shape();
   shape[shape.rank() - 1] = args.weight.size(0);
   check_algorithm(kOp, ctx, args.x.device());

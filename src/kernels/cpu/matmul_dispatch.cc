@@ -114,6 +114,59 @@ void copy_rows(const float* from, std::int64_t ld_from, const Tile& t, float* to
   for (std::int64_t i = 0; i < t.rows; ++i) std::copy_n(from + i * ld_from, t.columns, to + i * ld_to);
 }
 
+// Tasks [begin, end) that a thread has yet to do, taken by it from the front and by others from the back.
+class alignas(64) Piece {
+ public:
+  Piece(std::int64_t begin, std::int64_t end) : ends_(joined(begin, end)) {}
+
+  // Half of them, at least one.
+  bool take_front(std::int64_t* begin, std::int64_t* end) {
+    return take([&](std::int64_t first, std::int64_t last) {
+      *begin = first;
+      *end = first + (last - first + 1) / 2;
+      return joined(*end, last);
+    });
+  }
+  bool take_last(std::int64_t* task) {
+    return take([&](std::int64_t first, std::int64_t last) {
+      *task = last - 1;
+      return joined(first, last - 1);
+    });
+  }
+
+ private:
+  static std::uint64_t joined(std::int64_t begin, std::int64_t end) {
+    return static_cast<std::uint64_t>(begin) << 32 | static_cast<std::uint64_t>(end);
+  }
+  template <class F>
+  bool take(F&& left_after) {
+    std::uint64_t ends = ends_.load(std::memory_order_relaxed);
+    for (;;) {
+      const auto first = static_cast<std::int64_t>(ends >> 32), last = static_cast<std::int64_t>(ends & 0xffffffffu);
+      if (first >= last) return false;
+      if (ends_.compare_exchange_weak(ends, left_after(first, last), std::memory_order_relaxed)) return true;
+    }
+  }
+
+  std::atomic<std::uint64_t> ends_;
+};
+
+// f(begin, end) over fewer than 2^32 tasks that read weights, which lie in their order. Every thread walks through a
+// piece of memory of its own, and then takes tasks from the ends of those of others, for cores that are shared with
+// other work are seldom equally fast. A result's bits do not depend on who computes it.
+template <class F>
+void run_reading(ThreadPool& threads, ArenaScope& scope, std::int64_t tasks, F&& f) {
+  const std::int64_t count = threads.num_threads();
+  Piece* const pieces = scope.allocate<Piece>(count);
+  for (std::int64_t i = 0; i < count; ++i) new (&pieces[i]) Piece(tasks * i / count, tasks * (i + 1) / count);
+  threads.run(count, [&](std::int64_t own) {
+    std::int64_t begin = 0, end = 0;
+    while (pieces[own].take_front(&begin, &end)) f(begin, end);
+    for (std::int64_t i = 1; i < count; ++i)
+      while (pieces[(own + i) % count].take_last(&begin)) f(begin, begin + 1);
+  });
+}
+
 void forward_skinny(ThreadPool& threads, ArenaScope& scope, LinearForwardParams p) {
   static const auto kernel = COLUBER_PICK_ISA(skinny_forward);
   if (p.bf16) {
@@ -128,21 +181,10 @@ void forward_skinny(ThreadPool& threads, ArenaScope& scope, LinearForwardParams 
     p.x = pairs;
     p.ldx = p.k;
   }
-  // At least four rows and 16 Ki weights each: a few microseconds. Every thread walks through one piece of memory; the
-  // last quarter goes to whoever is there first, for cores that are shared with other work are seldom equally fast.
-  // A row's bits do not depend on who computes it.
+  // At least four rows and 16 Ki weights each: a few microseconds.
   const std::int64_t rows = ceil_div(std::max<std::int64_t>((16 << 10) / std::max<std::int64_t>(p.k, 1), 1), 12) * 12;
-  const std::int64_t tasks = ceil_div(p.n, rows), static_tasks = tasks - tasks / 4;
-  const std::int64_t step = std::max<std::int64_t>(tasks / 64, 1);
-  std::atomic<std::int64_t> next = static_tasks;
-  threads.run_shares(static_tasks, [&](std::int64_t begin, std::int64_t end, int) {
-    kernel(p, begin * rows, std::min(end * rows, p.n));
-    for (;;) {
-      begin = next.fetch_add(step, std::memory_order_relaxed);
-      if (begin >= tasks) return;
-      kernel(p, begin * rows, std::min((begin + step) * rows, p.n));
-    }
-  });
+  run_reading(threads, scope, ceil_div(p.n, rows),
+              [&](std::int64_t begin, std::int64_t end) { kernel(p, begin * rows, std::min(end * rows, p.n)); });
 }
 
 // f32 products with weights that are not f32: each task widens its own kTileColumns, kWidenDepth deep, so that the
@@ -174,9 +216,9 @@ void forward_widening(ThreadPool& threads, ArenaScope& scope, const LinearForwar
 // them.
 class TileTasks {
  public:
-  TileTasks(std::int64_t m, std::int64_t n) : m_(m), n_(n) {
+  TileTasks(std::int64_t m, std::int64_t n, std::int64_t parts = 1) : m_(m), n_(n), parts_(parts) {
     constexpr std::int64_t kOutputs = 256, kLeastOutputs = 128, kTokens = 512, kLeastTokens = 128, kEnough = 6;
-    std::int64_t outputs = kOutputs, tokens = kTokens;
+    std::int64_t outputs = kOutputs, tokens = parts == 1 ? kTokens : kLeastTokens;
     for (;;) {
       down_ = ceil_div(n, outputs);
       across_ = ceil_div(m, tokens);
@@ -192,13 +234,13 @@ class TileTasks {
     return {output, std::clamp<std::int64_t>(n_ - output, 0, outputs_), token,
             std::clamp<std::int64_t>(m_ - token, 0, tokens_)};
   }
-  std::int64_t scratch_floats() const { return TileLinearTask::scratch_floats(outputs_, tokens_); }
+  std::int64_t scratch_floats() const { return parts_ * TileLinearTask::scratch_floats(outputs_, tokens_); }
 
  private:
   static std::int64_t equal_shares(std::int64_t extent, std::int64_t shares) {
     return ceil_div(ceil_div(extent, shares), TileLinear::kSide) * TileLinear::kSide;
   }
-  std::int64_t m_, n_, down_, across_, outputs_, tokens_;
+  std::int64_t m_, n_, parts_, down_, across_, outputs_, tokens_;
 };
 
 // Products of bf16 with AMX: weights where they lie, tokens rounded and laid out for tiles on the way.
@@ -221,20 +263,40 @@ void forward_tiles(ThreadPool& threads, ArenaScope& scope, const LinearForwardPa
   });
 }
 
-// The same from packed weights.
+// From packed weights: of f32 tokens nothing is rounded.
+std::int64_t parts_of(const LinearForwardParams& p) {
+  return p.bf16 ? 1 : PackedLinear::kExactParts;
+}
+
+void forward_packed_few(ThreadPool& threads, ArenaScope& scope, const LinearForwardParams& p) {
+  FewTokens product{p.m, p.n, p.k, parts_of(p), p.weight.packed, nullptr, nullptr, p.bias, p.y, p.ldy};
+  if (p.m == 1) {
+    float* one = scope.allocate<float>(product.x_elems());
+    avx512::lay_out_one_token(product, p.x, one);
+    product.one = one;
+  } else {
+    bfloat16* x = scope.allocate<bfloat16>(product.x_elems());
+    avx512::lay_out_few_tokens(product, p.x, p.ldx, x);
+    product.x = x;
+  }
+  run_reading(threads, scope, TileLinear::num_panels(p.n),
+              [&](std::int64_t begin, std::int64_t end) { avx512::packed_few(product, begin, end); });
+}
+
+// More tokens.
 class PackedProduct {
  public:
   explicit PackedProduct(const LinearForwardParams& p) : p_(p) {}
 
-  // Panels of tokens rounded by all threads, then blocks of outputs and tokens.
+  // Panels of tokens laid out by all threads, then blocks of outputs and tokens.
   void run(ThreadPool& threads, ArenaScope& scope) const {
     PackedLinear product = some(0, p_.m);
-    bfloat16* x = scope.allocate<bfloat16>(x_elems(p_.m));
+    bfloat16* x = scope.allocate<bfloat16>(product.x_elems());
     product.x = x;
     const std::int64_t blocks = TileLinear::num_blocks(p_.k);
     threads.run(TileLinear::num_panels(p_.m) * blocks,
-                [&](std::int64_t task) { round(product, 0, task / blocks, task % blocks, x); });
-    const TileTasks tasks(p_.m, p_.n);
+                [&](std::int64_t task) { lay_out_panel(product, 0, task / blocks, task % blocks, x); });
+    const TileTasks tasks(p_.m, p_.n, product.parts);
     float* sums = scope.allocate<float>(threads.num_threads() * tasks.scratch_floats());
     threads.run_shares(tasks.count(), [&](std::int64_t begin, std::int64_t end, int thread) {
       for (std::int64_t task = begin; task < end; ++task)
@@ -242,11 +304,12 @@ class PackedProduct {
     });
   }
 
-  // Of few outputs rounding tokens takes as long as multiplying them: a task does both for kFewTokens of them, which
+  // Of few outputs laying tokens out takes as long as multiplying them: a task does both for kFewTokens of them, which
   // stay in its cache. (Prompts of 512 through (80,1536): 0.28 ms to 0.11.)
   static constexpr std::int64_t kFewOutputs = 128, kFewTokens = 64;
   void run_token_by_token(ThreadPool& threads, ArenaScope& scope) const {
-    const std::int64_t elems = x_elems(kFewTokens), floats = TileLinearTask::scratch_floats(p_.n, kFewTokens);
+    const std::int64_t elems = some(0, kFewTokens).x_elems();
+    const std::int64_t floats = parts_of(p_) * TileLinearTask::scratch_floats(p_.n, kFewTokens);
     bfloat16* xs = scope.allocate<bfloat16>(threads.num_threads() * elems);
     float* sums = scope.allocate<float>(threads.num_threads() * floats);
     threads.run_shares(ceil_div(p_.m, kFewTokens), [&](std::int64_t begin, std::int64_t end, int thread) {
@@ -256,7 +319,7 @@ class PackedProduct {
         product.x = x;
         for (std::int64_t panel = 0; panel < TileLinear::num_panels(product.m); ++panel)
           for (std::int64_t block = 0; block < TileLinear::num_blocks(p_.k); ++block)
-            round(product, token, panel, block, x);
+            lay_out_panel(product, token, panel, block, x);
         avx512::packed_linear(product, {0, p_.n, 0, product.m}, sums + thread * floats);
       }
     });
@@ -268,17 +331,18 @@ class PackedProduct {
     // Results of at least this many bytes are stored past the caches. A prompt of 512 at 1.4b (16 MiB of in_proj) takes
     // 0.93 of the time, but at 130m (6 MiB, which the convolution and the scan find in a cache) 1.05.
     constexpr std::int64_t kStreamBytes = 8 << 20, kVector = 64 / sizeof(float);
-    PackedLinear product{tokens, p_.n, p_.k, p_.weight.packed, nullptr, p_.bias, p_.y + token * p_.ldy, p_.ldy, false};
+    PackedLinear product{tokens, p_.n, p_.k, parts_of(p_), p_.weight.packed, nullptr, p_.bias, p_.y + token * p_.ldy,
+                         p_.ldy, false};
     product.streams = tokens * p_.n * static_cast<std::int64_t>(sizeof(float)) >= kStreamBytes &&
                       p_.ldy % kVector == 0 && reinterpret_cast<std::uintptr_t>(p_.y) % 64 == 0;
     return product;
   }
-  std::int64_t x_elems(std::int64_t tokens) const { return PackedLinear::elems(tokens, p_.k); }
-  void round(const PackedLinear& product, std::int64_t first, std::int64_t panel, std::int64_t block,
-             bfloat16* x) const {
+  void lay_out_panel(const PackedLinear& product, std::int64_t first, std::int64_t panel, std::int64_t block,
+                     bfloat16* x) const {
     const std::int64_t token = panel * TileLinear::kSide;
-    avx512::round_tokens(p_.x + (first + token) * p_.ldx, p_.ldx, product.m - token, p_.k, block,
-                         x + product.token_offset(block, panel));
+    const auto lay_out = product.parts == 1 ? &avx512::round_tokens : &avx512::split_tokens;
+    lay_out(p_.x + (first + token) * p_.ldx, p_.ldx, product.m - token, p_.k, block,
+            x + product.token_offset(block, panel));
   }
 
   const LinearForwardParams& p_;
@@ -315,14 +379,17 @@ void pack_weight([[maybe_unused]] ThreadPool& threads, [[maybe_unused]] const We
 void linear_forward(ThreadPool& threads, Arena& scratch, const LinearForwardParams& p) {
   if (p.m <= 0 || p.n <= 0) return;
   ArenaScope scope(scratch);
+#ifndef COLUBER_ONLY_BASE_ISA
+  if (p.m <= kSkinnyRows && p.weight.packed != nullptr) return forward_packed_few(threads, scope, p);
+#endif
   if (p.m <= kSkinnyRows || p.k == 0) return forward_skinny(threads, scope, p);
 #ifndef COLUBER_ONLY_BASE_ISA
-  if (p.bf16 && packs_weights(p.k)) {
-    if (p.weight.packed == nullptr) return forward_tiles(threads, scope, p);
+  if (p.weight.packed != nullptr) {
     const PackedProduct product(p);
     const bool few = p.n <= PackedProduct::kFewOutputs && p.m >= 2 * PackedProduct::kFewTokens;
     return few ? product.run_token_by_token(threads, scope) : product.run(threads, scope);
   }
+  if (p.bf16 && packs_weights(p.k)) return forward_tiles(threads, scope, p);
 #endif
   const bool in_bf16 = p.bf16 && gemm_has_bf16();
   if (!in_bf16 && (p.bf16 || p.weight.dtype != DType::kF32)) return forward_widening(threads, scope, p);

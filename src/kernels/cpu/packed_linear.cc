@@ -17,7 +17,7 @@ namespace coluber::cpu::avx512 {
 namespace {
 
 constexpr std::int64_t kLine = 64, kTile = 16;  // bytes of a line, lines of a tile
-constexpr std::int64_t kTileFloats = kTile * kTile;
+constexpr std::int64_t kTileFloats = kTile * kTile, kBlockFloats = 4 * kTileFloats;
 constexpr std::int64_t kTileElems = kTile * kLine / 2;  // of bf16
 constexpr std::int64_t kSide = PackedLinear::kSide;
 constexpr std::int64_t kStepElems = PackedLinear::kStepElems;
@@ -62,7 +62,7 @@ void multiply_block(const bfloat16* x, const bfloat16* weights, std::int64_t ste
   }
 }
 
-// The results of a block, four tiles, to rows of y.
+// The results of a block, four tiles for each part, to rows of y.
 void store_block(const PackedLinear& p, const float* c, std::int64_t token, std::int64_t output) {
   const std::int64_t tokens = std::min(kSide, p.m - token), outputs = std::min(kSide, p.n - output);
   const std::int64_t low = std::min(outputs, kTile), high = outputs - low;
@@ -75,6 +75,10 @@ void store_block(const PackedLinear& p, const float* c, std::int64_t token, std:
   for (std::int64_t t = 0; t < tokens; ++t, y += p.ldy) {
     const float* row = c + t / kTile * 2 * kTileFloats + t % kTile * kTile;
     VecF first = load(row), second = load(row + kTileFloats);
+    if (p.parts == PackedLinear::kExactParts) {
+      first += load(row + kBlockFloats) + load(row + 2 * kBlockFloats);
+      second += load(row + kTileFloats + kBlockFloats) + load(row + kTileFloats + 2 * kBlockFloats);
+    }
     if (p.bias != nullptr) {
       first += bias[0];
       second += bias[1];
@@ -135,7 +139,8 @@ void packed_linear(const PackedLinear& p, const TileLinearTask& task, float* sum
   TileShapes shapes;
   shapes.set_rows(kSide);
   const std::int64_t steps = TileLinear::num_steps(p.k);
-  const std::int64_t down = TileLinear::num_panels(task.tokens), across = TileLinear::num_panels(task.outputs);
+  const std::int64_t down = p.parts * TileLinear::num_panels(task.tokens);  // a panel's parts one after the other
+  const std::int64_t across = TileLinear::num_panels(task.outputs);
   const bfloat16* const weights = p.weights + task.output / kSide * steps * kPanelStep;
   for (std::int64_t first = 0; first < steps; first += kBlockSteps) {
     const std::int64_t count = std::min(kBlockSteps, steps - first);
@@ -147,15 +152,16 @@ void packed_linear(const PackedLinear& p, const TileLinearTask& task, float* sum
     for (std::int64_t j = 0; j < across; ++j) {
       const bfloat16* const block = weights + (j * steps + first) * kPanelStep;
       const std::int64_t output = task.output + j * kSide;
-      for (std::int64_t i = 0; i < down; ++i, c += kSide * kSide) {
+      for (std::int64_t i = 0; i < down; ++i, c += kBlockFloats) {
         if (j + 1 < across) ask_for(block + steps * kPanelStep, count * kPanelStep, i, down);
         if (!last) ask_for(next_x, down * next_count * kPanelStep, j * down + i, across * down);
-        const std::int64_t token = task.token + i * kSide;
+        const std::int64_t token = task.token + i / p.parts * kSide;
+        const bool last_part = last && (i + 1) % p.parts == 0;
         const TileResults results{p.y + token * p.ldy + output, p.ldy, std::min(kSide, p.n - output),
                                   std::min(kSide, p.m - token)};
         const auto multiply = token + kTile < p.m ? &multiply_block<true> : &multiply_block<false>;
-        multiply(x + i * count * kPanelStep, block, count, first > 0, c, last && !p.streams ? &results : nullptr);
-        if (last) store_block(p, c, token, output);
+        multiply(x + i * count * kPanelStep, block, count, first > 0, c, last_part && !p.streams ? &results : nullptr);
+        if (last_part) store_block(p, c - (p.parts - 1) * kBlockFloats, token, output);
       }
     }
   }

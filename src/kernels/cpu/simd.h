@@ -165,6 +165,20 @@ inline VecF abs(VecF a) {
   return bit_cast_f(bit_cast_i(a) & 0x7fffffff);
 }
 
+// Loaded once: else gcc makes the value an operand in memory of all that use it, and loads run out before additions do.
+template <class V>
+inline void hold(V& v) {
+#if defined(__aarch64__)
+  asm("" : "+w"(v));
+#elif defined(__x86_64__) && defined(COLUBER_ISA_AVX512)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#else
+  static_cast<void>(v);
+#endif
+}
+
 // Sum of all lanes in a fixed, pairwise order.
 inline float reduce_add(VecF v) {
   float lane[kLanes];
