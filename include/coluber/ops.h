@@ -147,8 +147,7 @@ struct LinearCrossEntropyArgs {
   DType compute = DType::kF32;
   // () f64 on the device of x, optional: what a token's loss counts instead of 1 / num_tokens. On a GPU nothing waits
   // for the device then: targets are there, too, and nobody but the kernels looks at them.
-  Tensor token_weight = {};
-  Tensor packed = {};  // as in LinearArgs
+  Tensor token_weight = {}, packed = {};  // packed: as in LinearArgs
 };
 struct LinearCrossEntropyOut {
   double loss = 0;                        // mean, in nats
