@@ -18,19 +18,22 @@ constexpr std::int64_t kMostManyBytes = 216 << 10;  // of matmul_fwd_stream_many
 constexpr std::int64_t kManyWeightBytes = 6 << 20;
 constexpr int kManyTurns = 8;                    // of every multiprocessor
 constexpr std::int64_t kStaticBytes = 16 << 10;  // at most, of matmul_fwd_stream_few
-constexpr int kRingTiles = 10;                   // kStages x kTiles at least: 80 KiB under way
+// Stages x tiles at least: 112 KiB under way, 80 where that does not fit.
+constexpr int kRingTiles = 14, kFewerRingTiles = 10;
 constexpr int ring_stage_bytes(int tiles) {
   return tiles * kStreamWarps * 1024;
 }
 template <int kTiles>
 constexpr int kFewStages = (kRingTiles + kTiles - 1) / kTiles;
+template <int kTiles>
+constexpr int kFewerStages = (kFewerRingTiles + kTiles - 1) / kTiles;
 
 // What a kernel of few rows multiplies, and where it comes from.
 struct Product {
   Matrix x, weight, y;
   const float* bias = nullptr;
   bool early = false;  // W may be read before the kernel in front has ended
-  int turns = 0;
+  int turns = 0, stages = 0;
 };
 
 __device__ __forceinline__ void store_output(const Product& p, int row, std::int64_t column, float value) {
@@ -44,7 +47,7 @@ __device__ __forceinline__ void store_output(const Product& p, int row, std::int
 template <class T, int kTiles, bool kNorm, bool kConv>
 __global__ void __launch_bounds__(kStreamThreads, 2)
     matmul_fwd_stream_few(Product p, NormLinearParams norm, ConvXProj conv) {
-  using Stream = WeightStream<T, kTiles, kFewStages<kTiles>>;
+  using Stream = WeightStream<T, kTiles, kFewStages<kTiles>, kFewerStages<kTiles>>;
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ float2 sums[2][kStreamWarps][kTiles][32];
   __shared__ float partial[kNorm ? 2 * kMaxNormPairs : 1];
@@ -57,8 +60,8 @@ __global__ void __launch_bounds__(kStreamThreads, 2)
     else
       turns = {static_cast<int>(blockIdx.x) - half + p.turns / 2, p.turns, half};
   }
-  uint4* staged = reinterpret_cast<uint4*>(shared + used_stages(kFewStages<kTiles>, p.x.columns, turns.count()) *
-                                                        ring_stage_bytes(kTiles));
+  uint4* staged =
+      reinterpret_cast<uint4*>(shared + used_stages(p.stages, p.x.columns, turns.count()) * ring_stage_bytes(kTiles));
   const int rows = static_cast<int>(p.x.rows), k = static_cast<int>(p.x.columns), vectors = k / 8;
   const int rounds = (k + kRoundInputs - 1) / kRoundInputs;
   float* scale = reinterpret_cast<float*>(staged + rows * rounds * kRoundInputs / 8);  // (k)
@@ -71,7 +74,7 @@ __global__ void __launch_bounds__(kStreamThreads, 2)
   if (convolves)
     step.start(conv, rows, turns,
                reinterpret_cast<unsigned char*>(staged + rows * rounds * kRoundInputs / 8) + (kNorm ? k * 4 : 0));
-  Stream stream(p.weight, turns, shared);
+  Stream stream(p.weight, turns, p.stages, shared);
   auto place = [&](int row, int vector) { return (vector / 4 * rows + row) * 4 + vector % 4; };
   for (int i = threadIdx.x; i < rows * (rounds * kRoundInputs - k) / 8; i += kStreamThreads)  // zeros, and no NaN
     staged[place(i % rows, vectors + i / rows)] = uint4{};
@@ -79,7 +82,10 @@ __global__ void __launch_bounds__(kStreamThreads, 2)
   wait_for_inputs();
   let_next_start();  // not earlier: blocks of kernels to come would take places of those in between
   if constexpr (kNorm) {
-    wait_copies<kFewStages<kTiles>>();
+    if (p.stages == kFewStages<kTiles>)
+      wait_copies<kFewStages<kTiles>>();
+    else
+      wait_copies<kFewerStages<kTiles>>();
     norm_rows<T>(norm, 0, rows, blockIdx.x == 0 && norm.residual_out != nullptr, scale, partial,
                  [&](int r, int channel, const uint4& v) { staged[place(r, channel / 8)] = v; });
   } else {
@@ -194,9 +200,9 @@ std::int64_t few_input_bytes(const Matrix& x, bool norm) {
   return x.rows * divide_up(x.columns, kRoundInputs) * kRoundInputs * 2 + (norm ? x.columns * 4 : 0);
 }
 
-// With a ring of at most three tiles a turn and what is in static arrays.
-std::int64_t most_few_bytes(const Matrix& x, bool norm) {
-  return (kRingTiles + 2) * ring_stage_bytes(1) + few_input_bytes(x, norm) + kStaticBytes;
+// With a ring of `ring_tiles` for at most three tiles a turn and what is in static arrays.
+std::int64_t most_few_bytes(const Matrix& x, bool norm, int ring_tiles = kFewerRingTiles) {
+  return (ring_tiles + 2) * ring_stage_bytes(1) + few_input_bytes(x, norm) + kStaticBytes;
 }
 
 bool fits_few(int device, const Matrix& x, bool norm) {
@@ -222,9 +228,12 @@ void launch_few(const Stream& stream, Product p, const NormLinearParams& norm, c
   const std::int64_t blocks = kConv ? 2 * conv_stream_parts(stream.device, norm, conv)
                                     : blocks_of(stream.device, p.turns, most_few_bytes(p.x, kNorm));
   const std::int64_t turns = divide_up(p.turns, blocks);
-  std::int64_t bytes =
-      used_stages(kFewStages<kTiles>, p.x.columns, turns) * ring_stage_bytes(kTiles) + few_input_bytes(p.x, kNorm);
-  if (kConv) bytes += conv_step_bytes(conv, p.x.rows, 8 * kTiles, turns);
+  const std::int64_t conv_bytes = kConv ? conv_step_bytes(conv, p.x.rows, 8 * kTiles, turns) : 0;
+  const std::int64_t at_most =
+      (blocks > multiprocessors(stream.device) ? 2 : 1) * (most_few_bytes(p.x, kNorm, kRingTiles) + conv_bytes);
+  p.stages = at_most <= most_shared_bytes(stream.device) ? kFewStages<kTiles> : kFewerStages<kTiles>;
+  const std::int64_t bytes =
+      used_stages(p.stages, p.x.columns, turns) * ring_stage_bytes(kTiles) + few_input_bytes(p.x, kNorm) + conv_bytes;
   const auto shared_bytes = static_cast<std::size_t>(bytes);
   const auto kernel = matmul_fwd_stream_few<T, kTiles, kNorm, kConv>;
   allow_shared_bytes(kernel, shared_bytes);
@@ -297,7 +306,7 @@ bool takes_stream(int device, const MatmulParams& p) {
 }
 
 void matmul_stream(const Stream& stream, const MatmulParams& p) {
-  const Product product{p.a, p.b, p.c, p.bias, p.b_is_settled, 0};
+  const Product product{p.a, p.b, p.c, p.bias, p.b_is_settled};
   with_16_bits(p.b.dtype, [&](auto zero) {
     using T = decltype(zero);
     if (fits_few(stream.device, p.a, false)) return launch_few<T, false, false>(stream, product, {}, {});
@@ -336,7 +345,7 @@ void norm_stream(const Stream& stream, const NormLinearParams& p) {
   with_16_bits(p.weight.dtype, [&](auto zero) {
     using T = decltype(zero);
     if (norms_itself(stream.device, p))
-      return launch_few<T, true, false>(stream, {p.x, p.weight, p.y, p.bias, true, 0}, p, {});
+      return launch_few<T, true, false>(stream, {p.x, p.weight, p.y, p.bias, true}, p, {});
     Scratch scratch(stream);
     matmul(stream, product_of(p, normed_rows<T>(stream, scratch, p)));
   });
@@ -359,9 +368,9 @@ void norm_conv_stream(const Stream& stream, const NormLinearParams& p, const Con
   with_16_bits(p.weight.dtype, [&](auto zero) {
     using T = decltype(zero);
     if (norms_itself(stream.device, p))
-      return launch_few<T, true, true>(stream, {p.x, p.weight, p.y, p.bias, true, 0}, p, conv);
+      return launch_few<T, true, true>(stream, {p.x, p.weight, p.y, p.bias, true}, p, conv);
     Scratch scratch(stream);
-    launch_few<T, false, true>(stream, {normed_rows<T>(stream, scratch, p), p.weight, p.y, p.bias, true, 0}, p, conv);
+    launch_few<T, false, true>(stream, {normed_rows<T>(stream, scratch, p), p.weight, p.y, p.bias, true}, p, conv);
   });
 }
 

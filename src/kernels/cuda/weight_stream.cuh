@@ -34,15 +34,16 @@ __host__ __device__ inline int used_stages(int stages, std::int64_t inputs, std:
   return rounds < stages ? static_cast<int>(rounds) : stages;
 }
 
-// Whole lines of 8 rows: 8 lanes a row and copy, so a warp reads what its other lanes have copied.
-template <class T, int kTiles, int kStages>
+// Whole lines of 8 rows: 8 lanes a row and copy, so a warp reads what its other lanes have copied. The ring has
+// `stages`, kStages or kFewer.
+template <class T, int kTiles, int kStages, int kFewer>
 class WeightStream {
  public:
   static constexpr int kRows = 8 * kTiles;
 
   // W's rows begin at multiples of 16 bytes and have multiples of 8 numbers. `ring`: 1 KiB a tile and warp in each of
   // the used_stages.
-  __device__ __forceinline__ WeightStream(const Matrix& weight, const Turns& turns, void* ring)
+  __device__ __forceinline__ WeightStream(const Matrix& weight, const Turns& turns, int stages, void* ring)
       : weight_(static_cast<const T*>(weight.data)),
         ld_(weight.ld),
         last_(weight.rows - 1),
@@ -50,8 +51,9 @@ class WeightStream {
         turn_(turns.first),
         end_(turns.end),
         stride_(turns.stride),
+        stages_(stages),
         ring_(shared_address(ring) +
-              threadIdx.x / 32 * used_stages(kStages, weight.columns, turns.count()) * kTiles * 1024) {
+              threadIdx.x / 32 * used_stages(stages, weight.columns, turns.count()) * kTiles * 1024) {
     const int lane = threadIdx.x % 32, row = lane / 8, chunk = lane % 8, g = lane / 4, t = lane % 4;
     row_ = row;
     first_ = static_cast<int>(threadIdx.x) / 32 * kBlockInputs + chunk * 8;
@@ -60,13 +62,18 @@ class WeightStream {
     at_ = first_;
     find_rows();
 #pragma unroll
-    for (int s = 0; s < kStages; ++s) ask();
+    for (int s = 0; s < kStages; ++s) {
+      if (s < stages) ask();
+    }
   }
 
   // Multiplies the next 64 inputs of this warp: use(tile, weights) with 2 x 16 bytes of row g of each tile.
   template <class F>
   __device__ __forceinline__ void take(F&& use) {
-    wait_copies<kStages - 1>();
+    if (stages_ == kStages)
+      wait_copies<kStages - 1>();
+    else
+      wait_copies<kFewer - 1>();
     __syncwarp();
     const int other = threadIdx.x % 8 < 4 ? 64 : -64;
     const unsigned from = ring_ + stage_ * kTiles * 1024 + from_;
@@ -104,12 +111,12 @@ class WeightStream {
       }
     }
     commit_copies();
-    stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
+    stage_ = stage_ + 1 == stages_ ? 0 : stage_ + 1;
   }
 
   const T* weight_;
   std::int64_t ld_, last_;
-  int k_, turn_, end_, stride_, row_, first_, at_;
+  int k_, turn_, end_, stride_, stages_, row_, first_, at_;
   unsigned ring_, to_, from_;
   int stage_ = 0;
   const T* rows_[kTiles];
