@@ -13,9 +13,10 @@ class CudaLinear : public CudaTest {};
 struct Sizes {
   std::int64_t tokens, in, out;
 };
-constexpr Sizes kSizes[] = {{1, 768, 3072},  {2, 40, 24},   {3, 7, 5},      {8, 1536, 80}, {9, 64, 48},
-                            {130, 100, 36},  {257, 33, 65}, {17, 1032, 72}, {40, 520, 24}, {64, 264, 2400},
-                            {33, 64, 12000}, {8, 6152, 48}, {1, 264, 20000}};
+constexpr Sizes kSizes[] = {{1, 768, 3072},  {2, 40, 24},     {3, 7, 5},       {8, 1536, 80},   {9, 64, 48},
+                            {130, 100, 36},  {257, 33, 65},   {17, 1032, 72},  {40, 520, 24},   {64, 264, 2400},
+                            {33, 64, 12000}, {8, 6152, 48},   {1, 264, 20000}, {12, 136, 5120}, {31, 264, 1540},
+                            {20, 1032, 770}, {48, 264, 6144}, {63, 328, 8200}, {64, 72, 10248}};
 
 // Rounding of the result to its dtype, and of sums of k products in f32.
 double bound(DType dtype, std::int64_t k) {
@@ -51,6 +52,16 @@ TEST_F(CudaLinear, RowsDoNotDependOnEachOther) {
       const Tensor some = ops::linear_forward(ctx_, {x.slice(0, 0, rows), w, {}, DType::kF32, {}});
       EXPECT_TRUE(same_bits(some.to(kCpuDevice), all.slice(0, 0, rows).to(kCpuDevice))) << rows << " " << out;
     }
+  }
+}
+
+TEST_F(CudaLinear, FewRowsGiveTheSameBitsTwice) {
+  for (const std::int64_t rows : {9, 40, 64}) {
+    const Tensor x = on_gpu(random_tensor({rows, 5120}, DType::kBF16, 1)),
+                 w = on_gpu(random_tensor({2560, 5120}, DType::kBF16, 2));
+    const ops::LinearArgs args{x, w, {}, DType::kF32, {}};
+    const Tensor once = ops::linear_forward(ctx_, args), again = ops::linear_forward(ctx_, args);
+    EXPECT_TRUE(same_bits(once.to(kCpuDevice), again.to(kCpuDevice))) << rows;
   }
 }
 

@@ -13,6 +13,7 @@
 #include "kernels/cuda/cublas_lt.h"
 #include "kernels/cuda/matmul_skinny.h"
 #include "kernels/cuda/matmul_stream.h"
+#include "kernels/cuda/matmul_tiles.h"
 
 namespace coluber::cuda {
 namespace {
@@ -149,6 +150,7 @@ void matmul(const Stream& stream, const MatmulParams& p) {
   const DeviceScope scope(stream.device);
   if (p.a.rows == 0 || p.a.columns == 0) return fill_rows(stream, p);
   if (takes_stream(stream.device, p)) return matmul_stream(stream, p);
+  if (takes_tiles(stream.device, p)) return matmul_tiles(stream, p);
   if (takes_skinny(p)) return matmul_skinny(stream, p);
   const std::shared_ptr<const Plan> held = find_plan(stream.device, p);
   const Plan& plan = *held;

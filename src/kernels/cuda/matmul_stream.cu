@@ -1,5 +1,5 @@
-// y (r,n) = x (r,k) W^T for up to 64 rows in 16 bits, W read once (weight_stream.cuh). For one or two rows x may be
-// norm(...), which every block computes for itself; up to 8 rows half of y may go on to a convolution (conv_step.cuh).
+// y (r,n) = x (r,k) W^T for up to 8 rows in 16 bits, W read once (weight_stream.cuh). For one or two rows x may be
+// norm(...), which every block computes for itself; half of y may go on to a convolution (conv_step.cuh).
 #include "kernels/cuda/common/async_copy.cuh"
 #include "kernels/cuda/common/dependent_launch.cuh"
 #include "kernels/cuda/common/launch.h"
@@ -11,11 +11,8 @@
 namespace coluber::cuda {
 namespace {
 
-constexpr int kFewRows = 8;                         // half a tile of x
-constexpr int kNormRows = 2;                        // over more, the norm in a kernel of its own takes less time
-constexpr std::int64_t kMostManyBytes = 216 << 10;  // of matmul_fwd_stream_many
-// Over 8 rows, of a W that this reads as fast as the library does, or faster; x comes from L2 once a block.
-constexpr std::int64_t kManyWeightBytes = 6 << 20;
+constexpr int kFewRows = 8;                      // half a tile of x
+constexpr int kNormRows = 2;                     // over more, the norm in a kernel of its own takes less time
 constexpr int kManyTurns = 8;                    // of every multiprocessor
 constexpr std::int64_t kStaticBytes = 16 << 10;  // at most, of matmul_fwd_stream_few
 // Stages x tiles at least: 112 KiB under way, 80 where that does not fit.
@@ -143,58 +140,6 @@ __global__ void __launch_bounds__(kStreamThreads, 2)
   if (convolves) step.store(conv, rows);
 }
 
-template <int kTiles, int kSixteens>
-constexpr int kManyStages = kTiles + 2 * kSixteens > 16 ? 3 : 4;
-
-// kSixteens times 16 rows; x comes from L2 the same way as W.
-template <class T, int kTiles, int kSixteens>
-__global__ void __launch_bounds__(kStreamThreads) matmul_fwd_stream_many(Product p) {
-  using Stream = TileStream<T, kTiles, 2 * kSixteens, kManyStages<kTiles, kSixteens>>;
-  extern __shared__ __align__(128) unsigned char shared[];
-  let_next_start();
-  Stream stream(p.weight, p.x, shared);
-  wait_for_inputs();
-  stream.start();
-  const int k = static_cast<int>(p.x.columns), halves = (k + kRoundInputs - 1) / kRoundInputs * 2;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  float sum[kSixteens][kTiles][4] = {};
-  for (int i = 0; i < halves; ++i) {
-    uint4 x[2 * kSixteens];
-    stream.take(x, [&](int n, const uint4& w) {
-#pragma unroll
-      for (int s = 0; s < kSixteens; ++s) multiply_block<T>(sum[s][n], x[2 * s], x[2 * s + 1], w);
-    });
-  }
-  wait_copies<0>();
-  __syncwarp();
-  // Sums take the place of the warp's part of the ring.
-  constexpr int kSums = kSixteens * kTiles * 32, kWarpStride = Stream::kWarpBytes / 16;
-  static_assert(kSums <= kWarpStride);
-  float4* sums = reinterpret_cast<float4*>(shared);
-#pragma unroll
-  for (int s = 0; s < kSixteens; ++s) {
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n)
-      sums[warp * kWarpStride + (s * kTiles + n) * 32 + lane] = {sum[s][n][0], sum[s][n][1], sum[s][n][2],
-                                                                 sum[s][n][3]};
-  }
-  __syncthreads();
-  for (int i = threadIdx.x; i < kSums; i += kStreamThreads) {
-    float4 total = sums[i];
-#pragma unroll
-    for (int w = 1; w < kStreamWarps; ++w) {
-      const float4 v = sums[w * kWarpStride + i];
-      total = {total.x + v.x, total.y + v.y, total.z + v.z, total.w + v.w};
-    }
-    const int n = i / 32 % kTiles, row = i / 32 / kTiles * 16 + i % 32 / 4;
-    const std::int64_t column = (std::int64_t{blockIdx.x} * kTiles + n) * 8 + i % 4 * 2;
-    store_output(p, row, column, total.x);
-    store_output(p, row, column + 1, total.y);
-    store_output(p, row + 8, column, total.z);
-    store_output(p, row + 8, column + 1, total.w);
-  }
-}
-
 // Beside the ring.
 std::int64_t few_input_bytes(const Matrix& x, bool norm) {
   return x.rows * divide_up(x.columns, kRoundInputs) * kRoundInputs * 2 + (norm ? x.columns * 4 : 0);
@@ -250,23 +195,6 @@ void launch_few(const Stream& stream, const Product& p, const NormLinearParams& 
   }
 }
 
-template <class T, int kTiles, int kSixteens>
-void launch_many(const Stream& stream, Product p) {
-  constexpr std::size_t kSharedBytes = TileStream<T, kTiles, 2 * kSixteens, kManyStages<kTiles, kSixteens>>::kBytes;
-  const auto kernel = matmul_fwd_stream_many<T, kTiles, kSixteens>;
-  allow_shared_bytes(kernel, kSharedBytes);
-  p.turns = static_cast<int>(divide_up(p.weight.rows, 8 * kTiles));
-  launch_dependent(kernel, {static_cast<unsigned>(p.turns), kStreamThreads, kSharedBytes, 1, p.early}, stream, p);
-}
-
-template <class T, int kSixteens>
-void launch_many(const Stream& stream, const Product& p) {
-  const std::int64_t tiles = divide_up(divide_up(p.weight.rows, 8), multiprocessors(stream.device));
-  if (tiles <= 1) return launch_many<T, 1, kSixteens>(stream, p);
-  if (tiles <= 3) return launch_many<T, 3, kSixteens>(stream, p);
-  launch_many<T, 10, kSixteens>(stream, p);
-}
-
 // A row a block.
 template <class T>
 __global__ void __launch_bounds__(kStreamThreads) norm_rows_fwd(NormLinearParams p, T* normed) {
@@ -298,21 +226,14 @@ void with_16_bits(DType dtype, F&& f) {
 bool takes_stream(int device, const MatmulParams& p) {
   const auto whole = [](const Matrix& m) { return m.columns % 8 == 0 && m.ld % 8 == 0 && is_aligned(m.data, 16); };
   return p.transpose_b && !p.transpose_a && !p.accumulate && dtype_size(p.b.dtype) == 2 && p.a.dtype == p.b.dtype &&
-         p.a.rows >= 1 && p.a.rows <= kMaxStreamRows && whole(p.a) && whole(p.b) &&
-         (fits_few(device, p.a, false) ||
-          // Over 8 rows only what may be read ahead of the kernel in front gains by it.
-          (p.b_is_settled && most_shared_bytes(device) >= kMostManyBytes &&
-           (p.a.rows <= kFewRows || p.b.rows * p.b.columns * 2 <= kManyWeightBytes)));
+         p.a.rows >= 1 && whole(p.a) && whole(p.b) && fits_few(device, p.a, false);
 }
 
 void matmul_stream(const Stream& stream, const MatmulParams& p) {
   const Product product{p.a, p.b, p.c, p.bias, p.b_is_settled};
   with_16_bits(p.b.dtype, [&](auto zero) {
     using T = decltype(zero);
-    if (fits_few(stream.device, p.a, false)) return launch_few<T, false, false>(stream, product, {}, {});
-    if (p.a.rows <= kFewRows) return launch_many<T, 1, 2>(stream, product);
-    if (p.a.rows <= 32) return launch_many<T, 2>(stream, product);
-    launch_many<T, 4>(stream, product);
+    launch_few<T, false, false>(stream, product, {}, {});
   });
 }
 

@@ -1,5 +1,4 @@
-// Products of a few rows with the transpose of a matrix of weights in 16 bits, on tensor cores: of up to 8 rows always,
-// of up to kMaxStreamRows with weights of at most 6 MiB where a block has 216 KiB of shared memory. What a step of a
+// Products of up to 8 rows with the transpose of a matrix of weights in 16 bits, on tensor cores. What a step of a
 // Mamba block does before and after such a product is done in its kernel where it can be.
 #pragma once
 
@@ -28,7 +27,7 @@ struct ConvXProj {
 int conv_stream_parts(int device, const NormLinearParams& p, const ConvXProj& conv);
 void norm_conv_stream(const Stream& stream, const NormLinearParams& p, const ConvXProj& conv);
 
-// Of up to kMaxStreamRows rows; over 8, a large W goes to the matrix library.
+// Of up to kMaxStreamRows rows; over 8 the product is matmul's.
 bool takes_norm_stream(int device, const NormLinearParams& p);
 void norm_stream(const Stream& stream, const NormLinearParams& p);
 

@@ -18,8 +18,7 @@
 namespace coluber::cuda {
 
 constexpr int kStreamWarps = 8, kStreamThreads = kStreamWarps * 32;
-constexpr int kHalfInputs = 32;                            // of a product of tiles: 16 bytes a lane
-constexpr int kBlockInputs = 2 * kHalfInputs;              // of a warp in a round: 128 bytes of a row
+constexpr int kBlockInputs = 64;                           // of a warp in a round: 128 bytes of a row
 constexpr int kRoundInputs = kStreamWarps * kBlockInputs;  // of a block of threads
 
 // Those of a block of threads, each of a stream's kRows rows of W.
@@ -121,80 +120,6 @@ class WeightStream {
   int stage_ = 0;
   const T* rows_[kTiles];
   std::int64_t further_[kTiles];
-};
-
-// kTiles x 8 rows of W and kInputs x 8 rows of x, half a round a stage, for one turn. A lane copies what it reads.
-template <class T, int kTiles, int kInputs, int kStages>
-class TileStream {
- public:
-  static constexpr int kStageBytes = (kTiles + kInputs) * 512, kWarpBytes = kStages * kStageBytes,
-                       kBytes = kStreamWarps * kWarpBytes;
-
-  // Asks for W.
-  __device__ __forceinline__ TileStream(const Matrix& weight, const Matrix& x, void* ring)
-      : k_(static_cast<int>(weight.columns)),
-        at_(static_cast<int>(threadIdx.x) / 32 * kBlockInputs + static_cast<int>(threadIdx.x) % 4 * 8),
-        ring_(shared_address(ring) + threadIdx.x / 32 * kWarpBytes + threadIdx.x % 32 * 16) {
-    const std::int64_t g = threadIdx.x % 32 / 4;
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n)
-      weight_[n] = static_cast<const T*>(weight.data) +
-                   min(std::int64_t{blockIdx.x} * 8 * kTiles + n * 8 + g, weight.rows - 1) * weight.ld;
-#pragma unroll
-    for (int n = 0; n < kInputs; ++n) x_[n] = static_cast<const T*>(x.data) + min(n * 8 + g, x.rows - 1) * x.ld;
-    int at = at_;
-#pragma unroll
-    for (int s = 0; s < kStages; ++s, at = next(at)) {
-      ask_for_weights(s, at);
-      commit_copies();
-    }
-  }
-
-  // Asks for x, which is there now.
-  __device__ __forceinline__ void start() {
-#pragma unroll
-    for (int s = 0; s < kStages; ++s, at_ = next(at_)) {
-      ask_for_x(s, at_);
-      commit_copies();
-    }
-  }
-
-  // The next 32 inputs: x of all rows, then use(tile, weights).
-  template <class F>
-  __device__ __forceinline__ void take(uint4 (&x)[kInputs], F&& use) {
-    wait_copies<kStages - 1>();
-    const unsigned from = ring_ + stage_ * kStageBytes;
-#pragma unroll
-    for (int n = 0; n < kInputs; ++n) x[n] = load_shared(from + (kTiles + n) * 512);
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n) use(n, load_shared(from + n * 512));
-    ask_for_weights(stage_, at_);
-    ask_for_x(stage_, at_);
-    commit_copies();
-    at_ = next(at_);
-    stage_ = stage_ + 1 == kStages ? 0 : stage_ + 1;
-  }
-
- private:
-  // The other half of the warp's block, or the block of the next round.
-  static __device__ __forceinline__ int next(int at) {
-    return at + (at % kBlockInputs < kHalfInputs ? kHalfInputs : kRoundInputs - kHalfInputs);
-  }
-  __device__ __forceinline__ void ask_for_weights(int stage, int at) {
-    if (at - at % kRoundInputs >= k_) return;
-#pragma unroll
-    for (int n = 0; n < kTiles; ++n) copy_16_bytes(ring_ + stage * kStageBytes + n * 512, weight_[n] + at, at < k_);
-  }
-  __device__ __forceinline__ void ask_for_x(int stage, int at) {
-    if (at - at % kRoundInputs >= k_) return;
-#pragma unroll
-    for (int n = 0; n < kInputs; ++n)
-      copy_16_bytes(ring_ + stage * kStageBytes + (kTiles + n) * 512, x_[n] + at, at < k_);
-  }
-
-  int k_, at_, stage_ = 0;
-  unsigned ring_;
-  const T *weight_[kTiles], *x_[kInputs];
 };
 
 }  // namespace coluber::cuda
