@@ -141,10 +141,11 @@ void QueuedStep::reserve(const std::vector<Batch>& batches) {
   const Device device = model_.device();
   results_ = Tensor::empty({results}, DType::kF64, device);
   if (input_.defined() && bytes <= input_.numel()) return;
-  input_ = Tensor::empty({bytes}, DType::kU8, device);
+  input_ = {};  // nothing fits until all of it is there
   for (Slot& slot : slots_) {
     slot = {cuda::allocate_page_locked(bytes, device_), Tensor::empty({bytes}, DType::kU8, device), nullptr, nullptr};
   }
+  input_ = Tensor::empty({bytes}, DType::kU8, device);
   cuda::order(cuda::current_stream(device_), copies_.stream());  // work of before may still read this memory
 }
 
@@ -259,7 +260,8 @@ QueuedStep::Outcome QueuedStep::finish() {
   Outcome outcome;
   for (std::size_t i = 0; i < pending.num_losses; ++i) outcome.loss += results[i];
   if (pending.update == Update::kYes) outcome.grad_norm = results[pending.num_losses];
-  spare_.push_back(std::move(pending.host));
+  const bool fits = static_cast<std::int64_t>(pending.num_losses) + 1 == results_.numel();
+  if (fits) spare_.push_back(std::move(pending.host));
   if (!std::isfinite(outcome.loss) || !std::isfinite(outcome.grad_norm)) {
     optimizer_.set_num_steps(pending.optimizer_steps);
     take_back();
@@ -306,7 +308,8 @@ QueuedStep::Recording* QueuedStep::recording_for(const std::vector<Batch>& batch
     if (recording->key == key) return recording.get();
   }
   if (std::find(seen_.begin(), seen_.end(), key) == seen_.end()) {
-    if (seen_.size() < kMaxSeen) seen_.push_back(key);
+    if (seen_.size() == kMaxSeen) seen_.erase(seen_.begin());
+    seen_.push_back(key);
     return nullptr;
   }
   if (recordings_.size() == kMaxRecordings) return nullptr;

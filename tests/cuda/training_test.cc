@@ -306,17 +306,11 @@ TEST_F(CudaTraining, ResumedIsUninterrupted) {
   TrainOptions options = training_of(8, DType::kBF16);
   options.out = folder.path();
   options.save_every = 4;
-  const Model whole = Model::create(small_model(), 7).to(kGpu), resumed = Model::create(small_model(), 99).to(kGpu);
-  Trainer(ctx_, whole, batch_of, options, {}, {}).run();
+  const Trained whole = trained(ctx_, small_model(), batch_of, options);
   options.out = {};
-  Trainer trainer(ctx_, resumed, batch_of, options, {}, {});
-  trainer.resume(folder / "checkpoints/step-4");
-  trainer.run();
-  const Parameters a = whole.parameters(), b = resumed.parameters();
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    EXPECT_EQ(b[i].var.value().device(), kGpu) << a[i].name;
-    EXPECT_TRUE(same_bits(a[i].var.value(), b[i].var.value())) << a[i].name;
-  }
+  const Trained resumed = trained(ctx_, small_model(), batch_of, options, folder / "checkpoints/step-4");
+  expect_same_steps(whole, resumed, 4);
+  for (const Parameter& parameter : resumed.model.parameters()) EXPECT_EQ(parameter.var.value().device(), kGpu);
 }
 
 // A training whose fifth batch has a kernel write where there is no memory: after that a process has no device any
@@ -354,8 +348,7 @@ TEST_F(CudaTraining, ResumesAfterALostDevice) {
   trainer.resume(options.out + "/checkpoints/step-3");
   EXPECT_EQ(trainer.run(), TrainEnd::kDone);
   Trainer(ctx_, whole, batch_of, training_of(8, DType::kBF16)).run();
-  const Parameters a = whole.parameters(), b = resumed.parameters();
-  for (std::size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(same_bits(a[i].var.value(), b[i].var.value())) << a[i].name;
+  expect_same_parameters(resumed, whole);
 }
 
 // Both go down together: within 1% of the loss at the start, all along 200 steps in f32; bf16 within 5%.

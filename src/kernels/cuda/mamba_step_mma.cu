@@ -1,6 +1,8 @@
 // A step of a Mamba block up to its last product, for one token of up to 64 sequences in 16 bits
 // (kernels/mamba_step.h). Up to 8 sequences conv_x_proj is done where the first product is (conv_step.cuh), over them
 // by a kernel of its own.
+#include <algorithm>
+
 #include "kernels/cuda/common/dependent_launch.cuh"
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/conv_x_proj_mma.cuh"

@@ -9,7 +9,7 @@
 // thread.
 #pragma once
 
-#include <limits>
+#include <cmath>
 
 #include "kernels/cuda/common/activation.cuh"
 #include "kernels/cuda/common/async_copy.cuh"

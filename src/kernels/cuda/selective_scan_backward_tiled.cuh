@@ -297,7 +297,7 @@ __device__ __forceinline__ void walk_chunks(const SelectiveScanParams<T, float>&
       const int slot = half == 1 ? upper : lower;
       const auto* rows_B = &block.B[buffer][half * kHalf];
       const auto* rows_C = &block.C[buffer][half * kHalf];
-      float4 column_B, column_C;
+      float4 column_B{}, column_C{};  // of bf16 alone
       if constexpr (std::is_same_v<T, bfloat16>) {
         column_B = rows_B[at.lane / 4][at.quad()];
         column_C = rows_C[at.lane / 4][at.quad()];
