@@ -84,6 +84,26 @@ TEST(PackedLinear, GivesATokenTheSameBitsInAnyCall) {
   }
 }
 
+// Also where parts of x, products or sums are no normal numbers any more: 0 by vectors as by tiles.
+TEST(PackedLinear, GivesATokenOfTinyNumbersTheSameBits) {
+  if (!has_amx_bf16()) GTEST_SKIP() << "no tiles on this machine";
+  Context ctx = context(2);
+  for (const int exponent : {-105, -115, -120, -126, -140}) {
+    LinearArgs args = make({9, 33, 257}, DType::kF32);
+    args.bias = {};
+    for (std::int64_t i = 0; i < args.x.numel(); ++i)
+      args.x.data<float>()[i] = std::ldexp(args.x.data<float>()[i], exponent);
+    args.packed = pack(ctx, args.weight);
+    const Tensor expected = linear_forward(ctx, args);
+    for (const std::int64_t m : {1, 8}) {
+      LinearArgs some = args;
+      some.x = args.x.slice(0, 1, 1 + m);
+      EXPECT_TRUE(same_bits(linear_forward(ctx, some), expected.slice(0, 1, 1 + m).contiguous()))
+          << exponent << " " << m;
+    }
+  }
+}
+
 TEST(PackedLinear, MatchesDouble) {
   if (!has_amx_bf16()) GTEST_SKIP() << "no tiles on this machine";
   Context ctx = context(2);
