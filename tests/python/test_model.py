@@ -90,6 +90,21 @@ def test_products_in_bf16_are_near(model):
     np.testing.assert_allclose(reference, exact, atol=2e-6)
 
 
+def test_packed_weights_change_little():
+    plain = small_model(d_model=128).to("bf16")  # wide enough for tiles
+    packed = plain.to("f32").to("bf16")
+    before = coluber.memory_stats()["live_bytes"]
+    assert packed.pack_weights() is packed
+    kept = coluber.memory_stats()["live_bytes"] - before
+    assert kept == 0 or 0.8 * packed.size_bytes < kept < 1.1 * packed.size_bytes  # 0 where there are no tiles
+    np.testing.assert_allclose(packed.forward(IDS), plain.forward(IDS), atol=1e-5)  # sums in another order
+    np.testing.assert_array_equal(packed.forward(IDS, compute="bf16"), plain.forward(IDS, compute="bf16"))
+    states = [m.make_state(2) for m in (packed, plain)]
+    logits = [m.step(IDS[:, 0], state) for m, state in zip((packed, plain), states)]
+    np.testing.assert_allclose(*logits, atol=1e-5)
+    assert packed.to("f32").pack_weights().forward(IDS).shape == (2, 8, 256)  # f32: nothing to pack
+
+
 def test_parameters_are_the_memory_of_the_model(model):
     parameters = model.parameters()
     assert sum(p.size for p in parameters.values()) == model.num_parameters
