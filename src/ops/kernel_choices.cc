@@ -11,10 +11,12 @@ namespace {
 std::vector<KernelChoice> cuda_choices() {
   const std::string taps = join(cuda::kFewestTaps, " to ", cuda::kMostTaps, " taps");
   return {
-      {join("linear, over ", kSkinnyRows, " tokens"), "cublaslt", "tensor cores; sums in f32, the same on every run"},
       {join("linear, up to ", kSkinnyRows, " tokens, 16 bits"), "stream",
        "weights are read once, ahead of tensor cores"},
       {join("linear, up to ", kSkinnyRows, " tokens, f32"), "skinny", "weights are read once, at the speed of memory"},
+      {"linear, up to 64 tokens, 16 bits", "tiles",
+       "weights are read once, by the copy engine of compute capability 9.0; else as over them"},
+      {join("linear, over ", kSkinnyRows, " tokens"), "cublaslt", "tensor cores; sums in f32, the same on every run"},
       {"decoding", "mamba_step",
        "starting a kernel costs more than running it: a layer's token in three to five, as one graph"},
       {"selective_scan, 16 real states", "tiled", "states stay in registers, long sequences are cut into pieces"},
