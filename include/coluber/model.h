@@ -84,7 +84,8 @@ class Model {
   Tensor step(Context& ctx, const Tensor& ids, State& state) const;
   // Cross entropy of targets (b,l) i32 (-1: ignored) without keeping logits; state as in forward.
   LossSum evaluate(Context& ctx, const Tensor& ids, const Tensor& targets, const ForwardOptions& options = {}) const;
-  // The same as a differentiable mean, for training; `token_weight`: as in autograd::linear_cross_entropy.
+  // The same as a differentiable mean, for training; `token_weight`: as in autograd::linear_cross_entropy, and on a GPU
+  // nothing then checks that targets are ids of the vocabulary.
   Var loss(Graph& graph, const Tensor& ids, const Tensor& targets, const Sequences& sequences = {},
            const std::vector<MixerState>* state_in = nullptr, std::vector<MixerState>* state_out = nullptr,
            const Tensor& token_weight = {}) const;

@@ -109,8 +109,9 @@ struct Matrix {
 
 // c = a b (+ bias over columns) (+ c when accumulate), where a and b may be read transposed. Sums are f32. With f32
 // factors the products are f32 (no tf32); factors of two dtypes are refused but for few rows. Library: cuBLASLt, loaded
-// at the first call. Up to kSkinnyRows rows of a against b transposed, are ours: they read
-// b once at the speed of memory, and a row's result does not depend on how many there are.
+// at the first call. Up to kSkinnyRows rows of a against b transposed are ours: they read
+// b once at the speed of memory, and a row's result does not depend on how many there are. So are, in 16 bits, 9 to 64
+// rows on devices of compute capability 9.0 and above (cuda/matmul_tiles.h); there it may.
 struct MatmulParams {
   Matrix a, b, c;
   bool transpose_a = false, transpose_b = false, accumulate = false;

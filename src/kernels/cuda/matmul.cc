@@ -1,6 +1,7 @@
-// Matrix products through cuBLASLt. A plan (descriptors and the algorithm that its heuristic likes best) is made once
-// per problem and kept while it is asked for. Algorithms that add partial sums in the storage type are not asked for,
-// so a product has the same bits on every run.
+// Matrix products on a GPU: by kernels of ours where there are few rows, through cuBLASLt otherwise. A plan
+// (descriptors and the algorithm that its heuristic likes best) is made once per problem and kept while it is asked
+// for. Algorithms that add partial sums in the storage type are not asked for, so a product has the same bits on every
+// run.
 #include "kernels/matmul.h"
 
 #include <algorithm>

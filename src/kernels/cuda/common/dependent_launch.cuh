@@ -1,6 +1,8 @@
 // Programmatic dependent launch (compute capability 9.0): a kernel starts while the one before it in the stream still
 // runs, and waits at wait_for_inputs(). Everything that it reads which the kernel before writes comes after that;
-// weights may come before. On older devices the two calls do nothing and kernels follow each other as always.
+// weights may come before, and so may a state that the kernel before last wrote, as long as the kernel before lets this
+// one start after its own wait only, or is launched without `early`. On older devices the two calls do nothing and
+// kernels follow each other as always.
 #pragma once
 
 #include <cuda_runtime.h>
