@@ -146,7 +146,7 @@ TEST(Gradcheck, MambaStack) {
 }
 
 TEST(Gradcheck, LinearModule) {
-  const Linear linear{random_parameter({3, 5}, 1), random_parameter({3}, 2)};
+  const Linear linear{random_parameter({3, 5}, 1), random_parameter({3}, 2), {}};
   const Var x = random_parameter({2, 5}, 3);
   expect_gradients("Linear", {linear.weight, linear.bias, x},
                    [&](Graph& g) { return scalar(g, linear.forward(g, x)); });
