@@ -10,6 +10,7 @@
 #include "kernels/cuda/mamba_step_mma.h"
 #include "kernels/cuda/mamba_step_work.cuh"
 #include "kernels/cuda/matmul_stream.h"
+#include "kernels/cuda/matmul_tiles.h"
 
 namespace coluber::cuda {
 namespace {
@@ -91,7 +92,7 @@ void launch(const Stream& stream, const MambaStepParams& p) {
 }  // namespace
 
 bool takes_mamba_step_mma(const MambaStepParams& p) {
-  return p.b >= 1 && p.b <= kMaxMmaRows && dtype_size(p.dtype) == 2 && p.d % 8 == 0 && p.n % 4 == 0 &&
+  return p.b >= 1 && p.b <= kMaxTileRows && dtype_size(p.dtype) == 2 && p.d % 8 == 0 && p.n % 4 == 0 &&
          p.k <= kMaxTaps && p.u <= kMaxRank && p.x_proj.rows <= kMaxOutputs && p.x_proj.dtype == p.dtype &&
          p.dt_proj.dtype == p.dtype && p.x_proj.ld % 8 == 0 && is_aligned(p.x_proj.data, 16) &&
          is_aligned(p.dt_bias, 8) && is_aligned(p.D, 8) && is_aligned(p.A_log, 16) && is_aligned(p.ssm_state, 16);

@@ -5,9 +5,7 @@
 
 namespace coluber::cuda {
 
-inline constexpr std::int64_t kMaxMmaRows = 64;
-
-// Where norm_linear is taken too.
+// Up to kMaxTileRows sequences (matmul_tiles.h), where norm_linear is taken too.
 bool takes_mamba_step_mma(const MambaStepParams& p);
 void mamba_step_mma(const Stream& stream, const MambaStepParams& p);
 

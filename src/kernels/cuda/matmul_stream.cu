@@ -5,6 +5,7 @@
 #include "kernels/cuda/common/launch.h"
 #include "kernels/cuda/conv_step.cuh"
 #include "kernels/cuda/matmul_stream.h"
+#include "kernels/cuda/matmul_tiles.h"
 #include "kernels/cuda/norm_rows.cuh"
 #include "kernels/cuda/weight_stream.cuh"
 
@@ -238,7 +239,7 @@ void matmul_stream(const Stream& stream, const MatmulParams& p) {
 }
 
 bool takes_norm_stream(int device, const NormLinearParams& p) {
-  return p.x.rows <= kMaxStreamRows && p.x.columns % 8 == 0 && p.x.columns <= kMaxNormPairs * kGroupChannels &&
+  return p.x.rows <= kMaxTileRows && p.x.columns % 8 == 0 && p.x.columns <= kMaxNormPairs * kGroupChannels &&
          is_aligned(p.residual, 16) && is_aligned(p.norm_weight, 16) && is_aligned(p.x.data, 16) && p.x.ld % 8 == 0 &&
          (p.x.rows > kFewRows || takes_stream(device, product_of(p, p.x)));
 }

@@ -7,8 +7,6 @@
 
 namespace coluber::cuda {
 
-inline constexpr std::int64_t kMaxStreamRows = 64;
-
 bool takes_stream(int device, const MatmulParams& p);
 void matmul_stream(const Stream& stream, const MatmulParams& p);
 
@@ -27,7 +25,7 @@ struct ConvXProj {
 int conv_stream_parts(int device, const NormLinearParams& p, const ConvXProj& conv);
 void norm_conv_stream(const Stream& stream, const NormLinearParams& p, const ConvXProj& conv);
 
-// Of up to kMaxStreamRows rows; over 8 the product is matmul's.
+// Of up to kMaxTileRows rows (matmul_tiles.h); over 8 the product is matmul's.
 bool takes_norm_stream(int device, const NormLinearParams& p);
 void norm_stream(const Stream& stream, const NormLinearParams& p);
 

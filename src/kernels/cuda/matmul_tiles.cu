@@ -16,7 +16,7 @@
 namespace coluber::cuda {
 namespace {
 
-constexpr int kLeastRows = 9, kMostRows = 64, kMostParts = 2, kMostStages = 40;
+constexpr int kMostParts = 2, kMostStages = 40;
 constexpr int kShares = 4;                         // warps of a tile
 constexpr int kEightBytes = 8 * kTileColumns * 2;  // of 8 rows of a tile
 constexpr std::int64_t kReservedBytes = 4 << 10;   // of shared memory: meetings, and what a block is charged for
@@ -267,8 +267,8 @@ void launch(const Stream& stream, const MatmulParams& p) {
 }  // namespace
 
 bool takes_tiles(int device, const MatmulParams& p) {
-  return p.transpose_b && !p.transpose_a && !p.accumulate && p.a.dtype == p.b.dtype && p.a.rows >= kLeastRows &&
-         p.a.rows <= kMostRows && has_tensor_map(device, p.a) && has_tensor_map(device, p.b) &&
+  return p.transpose_b && !p.transpose_a && !p.accumulate && p.a.dtype == p.b.dtype && p.a.rows > kSkinnyRows &&
+         p.a.rows <= kMaxTileRows && has_tensor_map(device, p.a) && has_tensor_map(device, p.b) &&
          divide(device, p).eights > 0;
 }
 

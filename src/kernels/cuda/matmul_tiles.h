@@ -6,6 +6,8 @@
 
 namespace coluber::cuda {
 
+inline constexpr std::int64_t kMaxTileRows = 64;
+
 bool takes_tiles(int device, const MatmulParams& p);
 void matmul_tiles(const Stream& stream, const MatmulParams& p);
 
